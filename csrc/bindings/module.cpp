@@ -1,0 +1,34 @@
+// fusedlr._C: everything that Python sees of the compiled engines.
+#include <ATen/record_function.h>
+#include "bindings/torch_headers.h"
+
+#include <string>
+
+#include "bindings/live_tensors.h"
+#include "bindings/lr_schedule.h"
+#include "bindings/plan.h"
+
+namespace {
+
+// The instruction set that the loops of the CPU engine were dispatched to when this library was loaded.
+std::string simd_level() {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4 (AVX-512)";
+  if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3 (AVX2)";
+  return "x86-64 (SSE2)";
+#else
+  return "compiler default";
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  fusedlr::bind_plan(module);
+  fusedlr::bind_live_tensors(module);
+  fusedlr::bind_lr_schedule(module);
+  module.def("simd_level", &simd_level);
+  // Whether a profiler or another observer wants to see ranges such as "Optimizer.step#Adam.step".
+  module.def("has_observers", [] { return at::hasCallbacks(); });
+}

@@ -1,0 +1,396 @@
+#include "bindings/plan.h"
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/Parallel.h>
+#include <pybind11/stl.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+#include "bindings/layout.h"
+#include "engine/cpu_engine.h"
+
+namespace fusedlr {
+namespace {
+
+// The storage format of a tensor whose elements an engine can walk; complex numbers as their reals.
+bool find_storage(at::ScalarType type, Dtype& dtype) {
+  switch (type) {
+    case at::kDouble:
+    case at::kComplexDouble:
+      dtype = Dtype::float64;
+      return true;
+    case at::kFloat:
+    case at::kComplexFloat:
+      dtype = Dtype::float32;
+      return true;
+    case at::kBFloat16:
+      dtype = Dtype::bfloat16;
+      return true;
+    case at::kHalf:
+      dtype = Dtype::float16;
+      return true;
+    default:
+      return false;
+  }
+}
+
+struct RuleFacts {
+  const char* name;
+  int states;
+  bool counts_steps;
+  std::vector<std::string> hypers;
+};
+
+template <class... Rule>
+std::vector<RuleFacts> facts_of(const std::tuple<Rule...>*) {
+  return {RuleFacts{Rule::kName, Rule::kStates, Rule::kCountsSteps,
+                    std::vector<std::string>(std::begin(Rule::Hyper::kNames),
+                                             std::end(Rule::Hyper::kNames))}...};
+}
+
+const std::vector<RuleFacts>& rule_facts() {
+  static const auto facts = facts_of(static_cast<const Rules*>(nullptr));
+  return facts;
+}
+
+int32_t find_rule(const std::string& name) {
+  for (size_t rule = 0; rule < rule_facts().size(); ++rule) {
+    if (name == rule_facts()[rule].name) return static_cast<int32_t>(rule);
+  }
+  throw py::value_error("unknown rule " + name);
+}
+
+int64_t num_reals(const at::Tensor& tensor) {
+  return tensor.numel() * (tensor.is_complex() ? 2 : 1);
+}
+
+template <class... Part>
+[[noreturn]] void fail(const Part&... part) {
+  std::ostringstream message;
+  (message << ... << part);
+  throw std::runtime_error(message.str());
+}
+
+}  // namespace
+
+Plan::Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error)
+    : lr_(std::move(lr)), hypers_(std::move(hypers)), sparse_error_(std::move(sparse_error)) {
+  tables_.lr = lr_.const_data_ptr<double>();
+  tables_.hypers = hypers_.const_data_ptr<double>();
+  tables_.num_hypers = hypers_.size(1);
+  tables_.rules.assign(lr_.numel(), 0);
+}
+
+std::string Plan::name_of(size_t index) const {
+  return "param_groups[" + std::to_string(tables_.tensors[index].group) + "]['params'][" +
+         std::to_string(tensors_[index].position) + "]";
+}
+
+void Plan::watch_(py::list list) {
+  WatchedList watched{std::move(list), {}};
+  watched.items.reserve(watched.list.size());
+  for (const py::handle item : watched.list) {
+    watched.items.push_back(py::reinterpret_borrow<py::object>(item));
+  }
+  watched_.push_back(std::move(watched));
+}
+
+int Plan::traverse(visitproc visit, void* arg) const {
+  for (const WatchedList& watched : watched_) {
+    Py_VISIT(watched.list.ptr());
+    for (const py::object& item : watched.items) Py_VISIT(item.ptr());
+  }
+  return 0;
+}
+
+void Plan::clear_() {
+  tensors_.clear();
+  tables_.tensors.clear();
+  const std::vector<WatchedList> released = std::move(watched_);
+  watched_.clear();
+}
+
+void Plan::add_params_(int32_t group, const std::string& rule, const py::list& params,
+                       const std::vector<int32_t>& positions) {
+  tables_.rules[group] = find_rule(rule);
+  watch_(params);
+  tensors_.reserve(tensors_.size() + positions.size());
+  tables_.tensors.reserve(tables_.tensors.size() + positions.size());
+  for (const int32_t position : positions) {
+    PyObject* item = PyList_GET_ITEM(params.ptr(), position);
+    if (!THPVariable_Check(item)) throw py::type_error("a parameter must be a tensor");
+    TensorRecord record;
+    record.param = &THPVariable_Unpack(item);
+    record.param_type = record.state_type = record.param->scalar_type();
+    record.position = position;
+    TensorRow row;
+    row.group = group;
+    row.numel = num_reals(*record.param);
+    tensors_.push_back(record);
+    tables_.tensors.push_back(row);
+    const size_t index = tensors_.size() - 1;
+    if (!find_storage(record.param_type, tables_.tensors[index].param_dtype)) {
+      fail(name_of(index), " has dtype ", record.param_type, ", which this engine cannot update");
+    }
+    if (at::has_internal_overlap(*record.param) == at::MemOverlap::Yes) {
+      fail(name_of(index), " has elements that share memory (sizes ", record.param->sizes(),
+           ", strides ", record.param->strides(), "); clone() it before optimizing it");
+    }
+  }
+}
+
+void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
+                      const std::vector<at::Tensor>& state) {
+  TensorRecord& record = tensors_.at(index);
+  TensorRow& row = tables_.tensors[index];
+  const RuleFacts& rule = rule_facts()[tables_.rules[row.group]];
+  if (static_cast<int>(state.size()) != rule.states || step.has_value() != rule.counts_steps) {
+    fail(name_of(index), ": rule ", rule.name, " needs ", rule.states, " state tensors");
+  }
+  for (size_t i = 0; i < state.size(); ++i) {
+    const at::Tensor& buffer = state[i];
+    if (buffer.sizes() != record.param->sizes() || buffer.device() != record.param->device() ||
+        buffer.layout() != at::kStrided || buffer.is_complex() != record.param->is_complex() ||
+        buffer.scalar_type() != state[0].scalar_type() ||
+        !find_storage(buffer.scalar_type(), row.state_dtype)) {
+      fail("state tensor ", i, " of ", name_of(index), " has shape ", buffer.sizes(), ", dtype ",
+           buffer.scalar_type(), " on ", buffer.device(), ", which does not fit the parameter (shape ",
+           record.param->sizes(), ", dtype ", record.param_type, " on ", record.param->device(),
+           "); load or build state for this parameter, or delete it from optimizer.state");
+    }
+    if (at::has_internal_overlap(buffer) == at::MemOverlap::Yes) {
+      fail("state tensor ", i, " of ", name_of(index), " has elements that share memory; clone() it");
+    }
+    record.state[i] = buffer;
+    record.state_type = buffer.scalar_type();
+  }
+  if (!step.has_value()) return;
+  const bool is_scalar = step->numel() == 1 && step->is_cpu();
+  if (!is_scalar || (step->scalar_type() != at::kFloat && step->scalar_type() != at::kDouble)) {
+    fail("state 'step' of ", name_of(index), " must be one float32 or float64 on the CPU, not ",
+         step->scalar_type(), " of shape ", step->sizes(), " on ", step->device());
+  }
+  record.step = *step;
+  find_storage(step->scalar_type(), row.step_dtype);
+}
+
+std::vector<std::tuple<int64_t, int32_t, int32_t>> Plan::missing() const {
+  std::vector<std::tuple<int64_t, int32_t, int32_t>> rows;
+  for (const int64_t index : missing_) {
+    rows.emplace_back(index, tables_.tensors[index].group, tensors_[index].position);
+  }
+  return rows;
+}
+
+bool Plan::is_stale(const TensorRecord& record) const {
+  const at::Tensor& param = *record.param;
+  if (param.scalar_type() != record.param_type || !param.is_cpu()) return true;
+  for (const at::Tensor& buffer : record.state) {
+    if (!buffer.defined()) break;
+    if (buffer.scalar_type() != record.state_type || !buffer.is_cpu() ||
+        buffer.numel() != param.numel()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
+  const TensorRecord& record = tensors_[index];
+  bool all_contiguous = record.param->is_contiguous() && grad.is_contiguous();
+  for (const at::Tensor& buffer : record.state) {
+    if (!buffer.defined()) break;
+    all_contiguous = all_contiguous && buffer.is_contiguous();
+  }
+  if (all_contiguous) return -1;
+
+  std::vector<at::Tensor> operands{*record.param, grad};
+  operands.insert(operands.end(), record.state.begin(), record.state.end());
+  std::vector<int64_t> strides;
+  for (const at::Tensor& operand : operands) {
+    if (operand.defined()) {
+      strides.insert(strides.end(), operand.strides().begin(), operand.strides().end());
+    }
+  }
+  CachedLayout& cached = cached_layouts_[index];
+  if (cached.strides != strides) {
+    auto layout = strided_layout(operands);
+    cached.in_order = !layout.has_value();
+    if (layout.has_value()) {
+      if (cached.place < 0) {
+        cached.place = static_cast<int32_t>(tables_.layouts.size());
+        tables_.layouts.emplace_back();
+      }
+      tables_.layouts[cached.place] = std::move(*layout);
+    }
+    cached.strides = std::move(strides);
+  }
+  return cached.in_order ? -1 : cached.place;
+}
+
+void Plan::gather_tensor_(size_t index, const at::Tensor& grad) {
+  const TensorRecord& record = tensors_[index];
+  TensorRow& row = tables_.tensors[index];
+  if (grad.layout() != at::kStrided) {
+    fail(sparse_error_, " (", name_of(index), " has a gradient of layout ", grad.layout(), ")");
+  }
+  if (grad.device() != record.param->device()) {
+    fail("the gradient of ", name_of(index), " is on ", grad.device(), ", the parameter on ",
+         record.param->device(), "; move the gradient to the parameter's device");
+  }
+  if (grad.sizes() != record.param->sizes()) {
+    fail("the gradient of ", name_of(index), " has shape ", grad.sizes(), ", the parameter ",
+         record.param->sizes(), "; set .grad = None after the parameter has changed its shape");
+  }
+  if (grad.is_complex() != record.param->is_complex() ||
+      !find_storage(grad.scalar_type(), row.grad_dtype)) {
+    fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(),
+         ", the parameter ", record.param_type, "; cast the gradient to a floating dtype");
+  }
+  const at::Tensor* readable = &grad;
+  if (grad.is_conj() || grad.is_neg()) {
+    held_grads_.push_back(grad.resolve_conj().resolve_neg());
+    readable = &held_grads_.back();
+  }
+  row.layout = find_layout_(index, *readable);
+  row.data[kParam] = record.param->mutable_data_ptr();
+  // Engines only read through this pointer; the table has one type for all operands.
+  row.data[kGrad] = const_cast<void*>(readable->const_data_ptr());
+  for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
+    row.data[kFirstState + i] = record.state[i].mutable_data_ptr();
+  }
+  if (record.step.defined()) row.step = record.step.mutable_data_ptr();
+}
+
+Readiness Plan::gather_() {
+  for (const WatchedList& watched : watched_) {
+    PyObject* list = watched.list.ptr();
+    const auto size = static_cast<Py_ssize_t>(watched.items.size());
+    if (PyList_GET_SIZE(list) != size) return Readiness::stale;
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      if (PyList_GET_ITEM(list, i) != watched.items[i].ptr()) return Readiness::stale;
+    }
+  }
+
+  missing_.clear();
+  held_grads_.clear();
+  size_t num_active = 0;
+  std::vector<int32_t>& active = tables_.active;
+  for (size_t index = 0; index < tensors_.size(); ++index) {
+    const TensorRecord& record = tensors_[index];
+    const at::Tensor& grad = record.param->unsafeGetTensorImpl()->grad();
+    if (!grad.defined()) continue;
+    TensorRow& row = tables_.tensors[index];
+    if (is_stale(record)) return Readiness::stale;
+    if (num_reals(*record.param) != row.numel) return Readiness::stale;
+    gather_tensor_(index, grad);
+    const RuleFacts& rule = rule_facts()[tables_.rules[row.group]];
+    if ((rule.states > 0 && !record.state[0].defined()) ||
+        (rule.counts_steps && !record.step.defined())) {
+      missing_.push_back(static_cast<int64_t>(index));
+    }
+    if (num_active == active.size()) {
+      active.push_back(static_cast<int32_t>(index));
+      chunks_are_stale_ = true;
+    } else if (active[num_active] != static_cast<int32_t>(index)) {
+      active[num_active] = static_cast<int32_t>(index);
+      chunks_are_stale_ = true;
+    }
+    ++num_active;
+  }
+  if (num_active != active.size()) {
+    active.resize(num_active);
+    chunks_are_stale_ = true;
+  }
+  if (chunks_are_stale_) cpu::build_chunks_(tables_);
+  chunks_are_stale_ = false;
+  return missing_.empty() ? Readiness::ready : Readiness::needs_state;
+}
+
+void Plan::run_() {
+  const py::gil_scoped_release without_gil;
+  cpu::prologue_(tables_);
+  const auto num_tasks = static_cast<int64_t>(tables_.task_begin.size()) - 1;
+  at::parallel_for(0, num_tasks, 1, [&](int64_t first, int64_t last) {
+    if (first < last) cpu::update_(tables_, first, last);
+  });
+  // Autograd must notice that a tensor which it saved for backward has changed.
+  for (const int32_t index : tables_.active) tensors_[index].param->unsafeGetTensorImpl()->bump_version();
+  held_grads_.clear();
+}
+
+int64_t Plan::table_bytes() const {
+  const auto bytes = [](const auto& table) { return table.capacity() * sizeof(table[0]); };
+  size_t total = bytes(tables_.tensors) + bytes(tables_.rules) + bytes(tables_.active) +
+                 bytes(tables_.coeffs) + bytes(tables_.chunk_begin) + bytes(tables_.task_begin) +
+                 bytes(tensors_) + bytes(watched_);
+  for (const WatchedList& watched : watched_) total += bytes(watched.items);
+  return static_cast<int64_t>(total);
+}
+
+namespace {
+
+// Lets Python's cycle collector see through a plan.
+const py::custom_type_setup collectable([](PyHeapTypeObject* heap_type) {
+  PyTypeObject* type = &heap_type->ht_type;
+  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!py::detail::is_holder_constructed(self)) return 0;
+    return py::cast<Plan&>(py::handle(self)).traverse(visit, arg);
+  };
+  type->tp_clear = [](PyObject* self) {
+    py::cast<Plan&>(py::handle(self)).clear_();
+    return 0;
+  };
+});
+
+// One whole step over the plans of an optimizer: everything is gathered and checked before anything moves.
+Readiness step_(const std::vector<Plan*>& plans) {
+  Readiness readiness = Readiness::ready;
+  for (Plan* plan : plans) {
+    const Readiness one = plan->gather_();
+    if (one == Readiness::stale) return one;
+    if (one == Readiness::needs_state) readiness = one;
+  }
+  if (readiness == Readiness::ready) {
+    for (Plan* plan : plans) plan->run_();
+  }
+  return readiness;
+}
+
+}  // namespace
+
+void bind_plan(py::module_& module) {
+  py::enum_<Readiness>(module, "Readiness")
+      .value("ready", Readiness::ready)
+      .value("stale", Readiness::stale)
+      .value("needs_state", Readiness::needs_state);
+
+  py::class_<Plan>(module, "Plan", collectable)
+      .def(py::init<at::Tensor, at::Tensor, std::string>(), py::arg("lr"), py::arg("hypers"),
+           py::arg("sparse_error"))
+      .def("add_params_", &Plan::add_params_, py::arg("group"), py::arg("rule"), py::arg("params"),
+           py::arg("positions"))
+      .def("watch_", &Plan::watch_, py::arg("list"))
+      .def("set_state_", &Plan::set_state_, py::arg("index"), py::arg("step"), py::arg("state"))
+      .def_property_readonly("missing", &Plan::missing)
+      .def_property_readonly("num_tensors", &Plan::num_tensors)
+      .def("table_bytes", &Plan::table_bytes);
+
+  module.def("step_", &step_, py::arg("plans"));
+
+  module.def("rules", [] {
+    py::dict rules;
+    for (const RuleFacts& facts : rule_facts()) {
+      rules[facts.name] = py::dict(py::arg("states") = facts.states,
+                                   py::arg("counts_steps") = facts.counts_steps,
+                                   py::arg("hypers") = facts.hypers);
+    }
+    return rules;
+  });
+}
+
+}  // namespace fusedlr

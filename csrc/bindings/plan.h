@@ -1,0 +1,98 @@
+// A plan: the tables of engine/plan_tables.h, filled from torch tensors and checked before every step.
+#pragma once
+
+#include "bindings/torch_headers.h"
+
+#include <array>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/plan_tables.h"
+
+namespace fusedlr {
+
+enum class Readiness {
+  ready,
+  stale,        // parameters, lists or storage have changed: build a new plan
+  needs_state,  // missing() lists parameters that have a gradient but no state yet
+};
+
+class Plan {
+ public:
+  // `lr` is float64 [num_groups] and `hypers` float64 [num_groups, num_hypers], both on the CPU.
+  // `sparse_error` is what a sparse gradient raises.
+  Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error);
+
+  // Adds parameters of group `group`, which follows `rule`. `positions` are their places in `params`,
+  // group["params"] itself: an entry that is replaced there makes the plan stale.
+  void add_params_(int32_t group, const std::string& rule, const py::list& params,
+                   const std::vector<int32_t>& positions);
+
+  // Gives the parameter of row `index` its step (undefined if the rule counts none) and its state.
+  void set_state_(int64_t index, const c10::optional<at::Tensor>& step,
+                  const std::vector<at::Tensor>& state);
+
+  // Reads this step's gradients and checks everything that the step will touch. Throws on a bad gradient.
+  Readiness gather_();
+  // The rows that need state, as (row, group, position in group["params"]).
+  std::vector<std::tuple<int64_t, int32_t, int32_t>> missing() const;
+
+  // Updates all gathered parameters. Cannot fail, so that a step is never half done.
+  void run_();
+
+  // Makes the plan stale as soon as an entry of `list` is added, removed or replaced.
+  void watch_(py::list list);
+
+  int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
+  int64_t table_bytes() const;
+
+  // The Python objects that the plan keeps alive, for Python's cycle collector.
+  int traverse(visitproc visit, void* arg) const;
+  void clear_();
+
+ private:
+  // What the bindings remember of one row of the tensor table.
+  struct TensorRecord {
+    // Inside the Python object, which a watched list keeps alive: an owner here would hide reference
+    // cycles through the parameter's hooks from Python's cycle collector.
+    const at::Tensor* param;
+    std::array<at::Tensor, kMaxStates> state;
+    at::Tensor step;
+    at::ScalarType param_type;
+    at::ScalarType state_type;
+    int32_t position;  // in group["params"]
+  };
+
+  struct WatchedList {
+    py::list list;
+    std::vector<py::object> items;
+  };
+
+  // A layout that was worked out for one row, and the strides that it was worked out from.
+  struct CachedLayout {
+    std::vector<int64_t> strides;
+    int32_t place = -1;  // in PlanTables::layouts, once this row has needed one
+    bool in_order = true;
+  };
+
+  bool is_stale(const TensorRecord& record) const;
+  void gather_tensor_(size_t index, const at::Tensor& grad);
+  int32_t find_layout_(size_t index, const at::Tensor& grad);
+  std::string name_of(size_t index) const;
+
+  at::Tensor lr_, hypers_;
+  std::string sparse_error_;
+  PlanTables tables_;
+  std::vector<TensorRecord> tensors_;
+  std::vector<WatchedList> watched_;
+  std::vector<int64_t> missing_;
+  bool chunks_are_stale_ = true;
+  std::unordered_map<size_t, CachedLayout> cached_layouts_;
+  std::vector<at::Tensor> held_grads_;  // materialised for this step only
+};
+
+void bind_plan(py::module_& module);
+
+}  // namespace fusedlr

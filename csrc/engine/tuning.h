@@ -1,0 +1,20 @@
+// Tuning constants, each with the measurement that chose it.
+#pragma once
+
+#include <cstdint>
+
+namespace fusedlr {
+
+// A chunk is a fixed-size piece of one tensor. 16,384 elements of AdamW in float32 are 256 KiB, so
+// a chunk and its successor share a level-2 cache.
+constexpr int64_t kChunkElements = 16384;
+
+// A task is a run of chunks for one thread; a plan of one task runs on the calling thread, because
+// waking a thread pool costs several microseconds (and 35 ms were seen when the cores are busy).
+constexpr int64_t kTaskElements = 32768;
+
+// Elements that are converted at a time when storage differs from opmath: five buffers of 512
+// doubles stay within a level-1 cache of 32 KiB.
+constexpr int64_t kBlockElements = 512;
+
+}  // namespace fusedlr
