@@ -1,7 +1,7 @@
 """Fused optimizers and learning-rate schedules for PyTorch, with the learning rate in a tensor.
 
-``fusedlr`` takes the place of ``torch.optim``: the same classes, arguments, state and numbers, and no
-Python loop over parameters or groups in ``optimizer.step()`` and ``scheduler.step()``.
+``fusedlr`` takes the place of ``torch.optim``: the same classes, arguments, state and numbers,
+and no Python loop over parameters or groups in ``optimizer.step()`` and ``scheduler.step()``.
 
 Example:
     >>> import torch, fusedlr

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusedlr import _version
 
+if TYPE_CHECKING:
+    from fusedlr._C import LiveTensors as LiveTensors
+    from fusedlr._C import Plan as Plan
+
 _extension_error: str | None = None
 try:
-    from fusedlr import _C as extension
+    from fusedlr import _C
+
+    extension: Any = _C
 except ImportError as error:
-    extension = None  # type: ignore[assignment]
+    extension = None
     _extension_error = str(error)
     warnings.warn(
         f"fusedlr runs without its compiled engines, on torch.optim's own functions ({error}). "
@@ -109,17 +115,18 @@ def backend_info() -> dict[str, Any]:
     }
 
 
-def live_tensors_class() -> Any:
+def live_tensors_class() -> type[LiveTensors] | None:
     """The compiled ``LiveTensors``, or None."""
     return None if extension is None else extension.LiveTensors
 
 
-def new_plan(lr: Tensor, hypers: Tensor, sparse_error: str) -> Any:
+def new_plan(lr: Tensor, hypers: Tensor, sparse_error: str) -> Plan:
     """An empty plan over the group table."""
-    return extension.Plan(lr, hypers, sparse_error)
+    plan: Plan = extension.Plan(lr, hypers, sparse_error)
+    return plan
 
 
-def try_step_(plans: list[Any]) -> str | None:
+def try_step_(plans: list[Plan]) -> str | None:
     """One step over all plans; or what is in its way, ``"stale"`` or ``"needs_state"``.
 
     Nothing has moved if something is in its way.

@@ -10,7 +10,8 @@
 namespace fusedlr {
 namespace {
 
-// Reads one number per group from a Python list; nothing has moved when one is missing or no number.
+// Reads one number per group from a Python list; nothing has moved when one is missing or no
+// number.
 std::vector<double> read_per_group(const py::list& values, int64_t num_groups, const char* what) {
   const auto size = static_cast<int64_t>(values.size());
   if (size != num_groups) {

@@ -10,7 +10,8 @@
 
 namespace {
 
-// The instruction set that the loops of the CPU engine were dispatched to when this library was loaded.
+// The instruction set that the loops of the CPU engine were dispatched to when this library was
+// loaded.
 std::string simd_level() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   __builtin_cpu_init();

@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "bindings/layout.h"
+#include "bindings/tensor_access.h"
 #include "engine/cpu_engine.h"
+#include "engine/tuning.h"
 
 namespace fusedlr {
 namespace {
@@ -45,9 +47,9 @@ struct RuleFacts {
 
 template <class... Rule>
 std::vector<RuleFacts> facts_of(const std::tuple<Rule...>*) {
-  return {RuleFacts{Rule::kName, Rule::kStates, Rule::kCountsSteps,
-                    std::vector<std::string>(std::begin(Rule::Hyper::kNames),
-                                             std::end(Rule::Hyper::kNames))}...};
+  return {RuleFacts{
+      Rule::kName, Rule::kStates, Rule::kCountsSteps,
+      std::vector<std::string>(std::begin(Rule::Hyper::kNames), std::end(Rule::Hyper::kNames))}...};
 }
 
 const std::vector<RuleFacts>& rule_facts() {
@@ -123,15 +125,17 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     if (!THPVariable_Check(item)) throw py::type_error("a parameter must be a tensor");
     TensorRecord record;
     record.param = &THPVariable_Unpack(item);
-    record.param_type = record.state_type = record.param->scalar_type();
+    record.param_type = record.state_type = record.param->dtype();
     record.position = position;
     TensorRow row;
     row.group = group;
     row.numel = num_reals(*record.param);
+    record.has_state = rule_facts()[tables_.rules[group]].states == 0;
     tensors_.push_back(record);
+    findings_.push_back(Finding::no_grad);
     tables_.tensors.push_back(row);
     const size_t index = tensors_.size() - 1;
-    if (!find_storage(record.param_type, tables_.tensors[index].param_dtype)) {
+    if (!find_storage(record.param->scalar_type(), tables_.tensors[index].param_dtype)) {
       fail(name_of(index), " has dtype ", record.param_type, ", which this engine cannot update");
     }
     if (at::has_internal_overlap(*record.param) == at::MemOverlap::Yes) {
@@ -156,16 +160,19 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
         buffer.scalar_type() != state[0].scalar_type() ||
         !find_storage(buffer.scalar_type(), row.state_dtype)) {
       fail("state tensor ", i, " of ", name_of(index), " has shape ", buffer.sizes(), ", dtype ",
-           buffer.scalar_type(), " on ", buffer.device(), ", which does not fit the parameter (shape ",
-           record.param->sizes(), ", dtype ", record.param_type, " on ", record.param->device(),
+           buffer.scalar_type(), " on ", buffer.device(),
+           ", which does not fit the parameter (shape ", record.param->sizes(), ", dtype ",
+           record.param_type, " on ", record.param->device(),
            "); load or build state for this parameter, or delete it from optimizer.state");
     }
     if (at::has_internal_overlap(buffer) == at::MemOverlap::Yes) {
-      fail("state tensor ", i, " of ", name_of(index), " has elements that share memory; clone() it");
+      fail("state tensor ", i, " of ", name_of(index),
+           " has elements that share memory; clone() it");
     }
     record.state[i] = buffer;
-    record.state_type = buffer.scalar_type();
+    record.state_type = buffer.dtype();
   }
+  record.has_state = true;
   if (!step.has_value()) return;
   const bool is_scalar = step->numel() == 1 && step->is_cpu();
   if (!is_scalar || (step->scalar_type() != at::kFloat && step->scalar_type() != at::kDouble)) {
@@ -182,19 +189,6 @@ std::vector<std::tuple<int64_t, int32_t, int32_t>> Plan::missing() const {
     rows.emplace_back(index, tables_.tensors[index].group, tensors_[index].position);
   }
   return rows;
-}
-
-bool Plan::is_stale(const TensorRecord& record) const {
-  const at::Tensor& param = *record.param;
-  if (param.scalar_type() != record.param_type || !param.is_cpu()) return true;
-  for (const at::Tensor& buffer : record.state) {
-    if (!buffer.defined()) break;
-    if (buffer.scalar_type() != record.state_type || !buffer.is_cpu() ||
-        buffer.numel() != param.numel()) {
-      return true;
-    }
-  }
-  return false;
 }
 
 int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
@@ -230,8 +224,9 @@ int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
   return cached.in_order ? -1 : cached.place;
 }
 
-void Plan::gather_tensor_(size_t index, const at::Tensor& grad) {
-  const TensorRecord& record = tensors_[index];
+// Checks a gradient against its parameter, and finds how to walk them together.
+void Plan::check_grad_(size_t index, const at::Tensor& grad) {
+  TensorRecord& record = tensors_[index];
   TensorRow& row = tables_.tensors[index];
   if (grad.layout() != at::kStrided) {
     fail(sparse_error_, " (", name_of(index), " has a gradient of layout ", grad.layout(), ")");
@@ -246,8 +241,8 @@ void Plan::gather_tensor_(size_t index, const at::Tensor& grad) {
   }
   if (grad.is_complex() != record.param->is_complex() ||
       !find_storage(grad.scalar_type(), row.grad_dtype)) {
-    fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(),
-         ", the parameter ", record.param_type, "; cast the gradient to a floating dtype");
+    fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(), ", the parameter ",
+         record.param_type, "; cast the gradient to a floating dtype");
   }
   const at::Tensor* readable = &grad;
   if (grad.is_conj() || grad.is_neg()) {
@@ -255,46 +250,101 @@ void Plan::gather_tensor_(size_t index, const at::Tensor& grad) {
     readable = &held_grads_.back();
   }
   row.layout = find_layout_(index, *readable);
-  row.data[kParam] = record.param->mutable_data_ptr();
   // Engines only read through this pointer; the table has one type for all operands.
   row.data[kGrad] = const_cast<void*>(readable->const_data_ptr());
-  for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
-    row.data[kFirstState + i] = record.state[i].mutable_data_ptr();
-  }
-  if (record.step.defined()) row.step = record.step.mutable_data_ptr();
+  const bool is_plain = readable == &grad && row.layout < 0;
+  record.grad_keys = is_plain ? grad.key_set() : c10::DispatchKeySet();
+  record.grad_type = grad.dtype();
 }
 
-Readiness Plan::gather_() {
+inline bool Plan::is_stale(const TensorRecord& record, int64_t row_reals) const {
+  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
+  if (param.dtype() != record.param_type || !record.param->is_cpu()) return true;
+  if (num_reals(*record.param) != row_reals) return true;
+  for (const at::Tensor& buffer : record.state) {
+    if (!buffer.defined()) break;
+    const c10::TensorImpl& impl = *buffer.unsafeGetTensorImpl();
+    if (impl.dtype() != record.state_type || !buffer.is_cpu() || impl.numel() != param.numel()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Whether a gradient needs no check beyond those that the last one of this parameter has passed.
+inline bool Plan::is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad) {
+  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
+  if (grad.key_set() != record.grad_keys || grad.dtype() != record.grad_type) return false;
+  if (!grad.is_contiguous() || !param.is_contiguous() || !same_sizes(grad, param)) return false;
+  for (const at::Tensor& buffer : record.state) {
+    if (!buffer.defined()) break;
+    if (!buffer.unsafeGetTensorImpl()->is_contiguous()) return false;
+  }
+  return true;
+}
+
+// Points a row to the memory of its tensors; the gradient's is there already.
+inline void Plan::point_row_(size_t index) {
+  const TensorRecord& record = tensors_[index];
+  TensorRow& row = tables_.tensors[index];
+  row.data[kParam] = data_of(*record.param->unsafeGetTensorImpl());
+  for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
+    row.data[kFirstState + i] = data_of(*record.state[i].unsafeGetTensorImpl());
+  }
+  if (record.step.defined()) row.step = data_of(*record.step.unsafeGetTensorImpl());
+}
+
+// What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
+// at in parallel.
+Plan::Finding Plan::look_at_(size_t index) {
+  const TensorRecord& record = tensors_[index];
+  const at::Tensor& grad = grad_of(*record.param->unsafeGetTensorImpl());
+  if (!grad.defined()) return Finding::no_grad;
+  TensorRow& row = tables_.tensors[index];
+  if (is_stale(record, row.numel)) return Finding::stale;
+  if (!is_like_last_grad(record, *grad.unsafeGetTensorImpl())) return Finding::unusual_grad;
+  row.layout = -1;
+  // Engines only read through this pointer; the table has one type for all operands.
+  row.data[kGrad] = const_cast<void*>(const_data_of(*grad.unsafeGetTensorImpl()));
+  point_row_(index);
+  return record.has_state ? Finding::plain_grad : Finding::needs_state;
+}
+
+bool Plan::lists_have_changed() const {
   for (const WatchedList& watched : watched_) {
     PyObject* list = watched.list.ptr();
     const auto size = static_cast<Py_ssize_t>(watched.items.size());
-    if (PyList_GET_SIZE(list) != size) return Readiness::stale;
+    if (PyList_GET_SIZE(list) != size) return true;
     for (Py_ssize_t i = 0; i < size; ++i) {
-      if (PyList_GET_ITEM(list, i) != watched.items[i].ptr()) return Readiness::stale;
+      if (PyList_GET_ITEM(list, i) != watched.items[i].ptr()) return true;
     }
   }
+  return false;
+}
+
+Readiness Plan::gather_() {
+  if (lists_have_changed()) return Readiness::stale;
+  at::parallel_for(0, num_tensors(), kGatherGrain, [&](int64_t first, int64_t last) {
+    for (int64_t index = first; index < last; ++index) findings_[index] = look_at_(index);
+  });
 
   missing_.clear();
   held_grads_.clear();
-  size_t num_active = 0;
   std::vector<int32_t>& active = tables_.active;
+  size_t num_active = 0;
   for (size_t index = 0; index < tensors_.size(); ++index) {
-    const TensorRecord& record = tensors_[index];
-    const at::Tensor& grad = record.param->unsafeGetTensorImpl()->grad();
-    if (!grad.defined()) continue;
-    TensorRow& row = tables_.tensors[index];
-    if (is_stale(record)) return Readiness::stale;
-    if (num_reals(*record.param) != row.numel) return Readiness::stale;
-    gather_tensor_(index, grad);
-    const RuleFacts& rule = rule_facts()[tables_.rules[row.group]];
-    if ((rule.states > 0 && !record.state[0].defined()) ||
-        (rule.counts_steps && !record.step.defined())) {
-      missing_.push_back(static_cast<int64_t>(index));
+    const Finding finding = findings_[index];
+    if (finding == Finding::no_grad) continue;
+    if (finding == Finding::stale) return Readiness::stale;
+    bool has_state = finding != Finding::needs_state;
+    if (finding == Finding::unusual_grad) {
+      check_grad_(index, grad_of(*tensors_[index].param->unsafeGetTensorImpl()));
+      point_row_(index);
+      has_state = tensors_[index].has_state;
     }
-    if (num_active == active.size()) {
-      active.push_back(static_cast<int32_t>(index));
-      chunks_are_stale_ = true;
-    } else if (active[num_active] != static_cast<int32_t>(index)) {
+    if (!has_state) missing_.push_back(static_cast<int64_t>(index));
+    if (num_active == active.size()) active.push_back(-1);
+    if (active[num_active] != static_cast<int32_t>(index)) {
       active[num_active] = static_cast<int32_t>(index);
       chunks_are_stale_ = true;
     }
@@ -314,10 +364,14 @@ void Plan::run_() {
   cpu::prologue_(tables_);
   const auto num_tasks = static_cast<int64_t>(tables_.task_begin.size()) - 1;
   at::parallel_for(0, num_tasks, 1, [&](int64_t first, int64_t last) {
-    if (first < last) cpu::update_(tables_, first, last);
+    if (first == last) return;
+    cpu::update_(tables_, first, last);
+    // Autograd must notice that a tensor which it saved for backward has changed.
+    const auto [begin, end] = cpu::tensors_that_begin_in(tables_, first, last);
+    for (size_t k = begin; k < end; ++k) {
+      tensors_[tables_.active[k]].param->unsafeGetTensorImpl()->bump_version();
+    }
   });
-  // Autograd must notice that a tensor which it saved for backward has changed.
-  for (const int32_t index : tables_.active) tensors_[index].param->unsafeGetTensorImpl()->bump_version();
   held_grads_.clear();
 }
 
@@ -325,7 +379,7 @@ int64_t Plan::table_bytes() const {
   const auto bytes = [](const auto& table) { return table.capacity() * sizeof(table[0]); };
   size_t total = bytes(tables_.tensors) + bytes(tables_.rules) + bytes(tables_.active) +
                  bytes(tables_.coeffs) + bytes(tables_.chunk_begin) + bytes(tables_.task_begin) +
-                 bytes(tensors_) + bytes(watched_);
+                 bytes(tensors_) + bytes(findings_) + bytes(watched_);
   for (const WatchedList& watched : watched_) total += bytes(watched.items);
   return static_cast<int64_t>(total);
 }
@@ -347,7 +401,8 @@ const py::custom_type_setup collectable([](PyHeapTypeObject* heap_type) {
   };
 });
 
-// One whole step over the plans of an optimizer: everything is gathered and checked before anything moves.
+// One whole step over the plans of an optimizer: everything is gathered and checked before anything
+// moves.
 Readiness step_(const std::vector<Plan*>& plans) {
   Readiness readiness = Readiness::ready;
   for (Plan* plan : plans) {
@@ -385,9 +440,9 @@ void bind_plan(py::module_& module) {
   module.def("rules", [] {
     py::dict rules;
     for (const RuleFacts& facts : rule_facts()) {
-      rules[facts.name] = py::dict(py::arg("states") = facts.states,
-                                   py::arg("counts_steps") = facts.counts_steps,
-                                   py::arg("hypers") = facts.hypers);
+      rules[facts.name] =
+          py::dict(py::arg("states") = facts.states, py::arg("counts_steps") = facts.counts_steps,
+                   py::arg("hypers") = facts.hypers);
     }
     return rules;
   });

@@ -1,4 +1,5 @@
-// A plan: the tables of engine/plan_tables.h, filled from torch tensors and checked before every step.
+// A plan: the tables of engine/plan_tables.h, filled from torch tensors and checked before every
+// step.
 #pragma once
 
 #include "bindings/torch_headers.h"
@@ -25,8 +26,8 @@ class Plan {
   // `sparse_error` is what a sparse gradient raises.
   Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error);
 
-  // Adds parameters of group `group`, which follows `rule`. `positions` are their places in `params`,
-  // group["params"] itself: an entry that is replaced there makes the plan stale.
+  // Adds parameters of group `group`, which follows `rule`. `positions` are their places in
+  // `params`, group["params"] itself: an entry that is replaced there makes the plan stale.
   void add_params_(int32_t group, const std::string& rule, const py::list& params,
                    const std::vector<int32_t>& positions);
 
@@ -34,7 +35,8 @@ class Plan {
   void set_state_(int64_t index, const c10::optional<at::Tensor>& step,
                   const std::vector<at::Tensor>& state);
 
-  // Reads this step's gradients and checks everything that the step will touch. Throws on a bad gradient.
+  // Reads this step's gradients and checks everything that the step will touch. Throws on a bad
+  // gradient.
   Readiness gather_();
   // The rows that need state, as (row, group, position in group["params"]).
   std::vector<std::tuple<int64_t, int32_t, int32_t>> missing() const;
@@ -55,14 +57,18 @@ class Plan {
  private:
   // What the bindings remember of one row of the tensor table.
   struct TensorRecord {
-    // Inside the Python object, which a watched list keeps alive: an owner here would hide reference
-    // cycles through the parameter's hooks from Python's cycle collector.
+    // Inside the Python object, which a watched list keeps alive: an owner here would hide
+    // reference cycles through the parameter's hooks from Python's cycle collector.
     const at::Tensor* param;
     std::array<at::Tensor, kMaxStates> state;
     at::Tensor step;
-    at::ScalarType param_type;
-    at::ScalarType state_type;
+    caffe2::TypeMeta param_type;
+    caffe2::TypeMeta state_type;
+    // Of the last gradient that was fully checked, if it was a plain contiguous one.
+    caffe2::TypeMeta grad_type;
+    c10::DispatchKeySet grad_keys;
     int32_t position;  // in group["params"]
+    bool has_state;    // all that its rule needs
   };
 
   struct WatchedList {
@@ -77,8 +83,14 @@ class Plan {
     bool in_order = true;
   };
 
-  bool is_stale(const TensorRecord& record) const;
-  void gather_tensor_(size_t index, const at::Tensor& grad);
+  enum class Finding : uint8_t { no_grad, plain_grad, unusual_grad, needs_state, stale };
+
+  bool lists_have_changed() const;
+  Finding look_at_(size_t index);
+  void point_row_(size_t index);
+  bool is_stale(const TensorRecord& record, int64_t num_reals) const;
+  static bool is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad);
+  void check_grad_(size_t index, const at::Tensor& grad);
   int32_t find_layout_(size_t index, const at::Tensor& grad);
   std::string name_of(size_t index) const;
 
@@ -86,6 +98,7 @@ class Plan {
   std::string sparse_error_;
   PlanTables tables_;
   std::vector<TensorRecord> tensors_;
+  std::vector<Finding> findings_;
   std::vector<WatchedList> watched_;
   std::vector<int64_t> missing_;
   bool chunks_are_stale_ = true;

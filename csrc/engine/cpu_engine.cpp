@@ -26,23 +26,27 @@ FUSEDLR_SIMD_CLONES void update_range(T* __restrict param, const T* __restrict g
   for (int64_t i = 0; i < count; ++i) Rule::update(param[i], grad[i], state[i]..., coeffs);
 }
 
+// The common case: every operand is stored in opmath and in the order of the walk.
 template <class Rule, class T, size_t... I>
-void update_elements(const PlanTables& tables, const TensorRow& row, const CoeffsSlot& slot,
-                     int64_t begin, int64_t end, std::index_sequence<I...>) {
-  typename Rule::Coeffs coeffs;
-  static_assert(sizeof(coeffs) <= sizeof(slot), "raise kMaxCoeffs");
-  std::memcpy(&coeffs, slot.data(), sizeof(coeffs));
+void update_direct(const TensorRow& row, const typename Rule::Coeffs& coeffs, int64_t begin,
+                   int64_t end, std::index_sequence<I...>) {
+  update_range<Rule, T, I...>(
+      static_cast<T*>(row.data[kParam]) + begin, static_cast<const T*>(row.data[kGrad]) + begin,
+      static_cast<T*>(row.data[kFirstState + I]) + begin..., end - begin, coeffs);
+}
 
+// Any storage and any layout, a block at a time.
+template <class Rule, class T, size_t... I>
+void update_staged(const PlanTables& tables, const TensorRow& row,
+                   const typename Rule::Coeffs& coeffs, int64_t begin, int64_t end,
+                   std::index_sequence<I...>) {
   const Operand param(tables, row, kParam);
   const Operand grad(tables, row, kGrad);
-  [[maybe_unused]] const std::array<Operand, sizeof...(I)> state{Operand(tables, row, kFirstState + I)...};
-  const bool all_direct = param.template is_direct<T>() && grad.template is_direct<T>() &&
-                          (state[I].template is_direct<T>() && ...);
-  const int64_t block = all_direct ? end - begin : kBlockElements;
-
+  [[maybe_unused]] const std::array<Operand, sizeof...(I)> state{
+      Operand(tables, row, kFirstState + I)...};
   alignas(64) T buffers[kFirstState + sizeof...(I)][kBlockElements];
-  for (; begin < end; begin += block) {
-    const int64_t count = std::min(block, end - begin);
+  for (; begin < end; begin += kBlockElements) {
+    const int64_t count = std::min(kBlockElements, end - begin);
     T* param_block = param.load(begin, count, buffers[kParam]);
     const T* grad_block = grad.load(begin, count, buffers[kGrad]);
     const std::array<T*, sizeof...(I)> state_blocks{
@@ -53,14 +57,30 @@ void update_elements(const PlanTables& tables, const TensorRow& row, const Coeff
   }
 }
 
+template <class Rule, class T>
+void update_elements(const PlanTables& tables, const TensorRow& row, const CoeffsSlot& slot,
+                     int64_t begin, int64_t end) {
+  typename Rule::Coeffs coeffs;
+  static_assert(sizeof(coeffs) <= sizeof(slot), "raise kMaxCoeffs");
+  std::memcpy(&coeffs, slot.data(), sizeof(coeffs));
+  constexpr auto states = std::make_index_sequence<Rule::kStates>();
+  const bool is_direct = row.layout < 0 && row.param_dtype == dtype_of<T>() &&
+                         row.grad_dtype == dtype_of<T>() &&
+                         (Rule::kStates == 0 || row.state_dtype == dtype_of<T>());
+  if (is_direct) {
+    update_direct<Rule, T>(row, coeffs, begin, end, states);
+  } else {
+    update_staged<Rule, T>(tables, row, coeffs, begin, end, states);
+  }
+}
+
 template <class Rule>
 void update_rule(const PlanTables& tables, const TensorRow& row, const CoeffsSlot& slot,
                  int64_t begin, int64_t end) {
-  constexpr auto states = std::make_index_sequence<Rule::kStates>();
   if (row.param_dtype == Dtype::float64) {
-    update_elements<Rule, double>(tables, row, slot, begin, end, states);
+    update_elements<Rule, double>(tables, row, slot, begin, end);
   } else {
-    update_elements<Rule, float>(tables, row, slot, begin, end, states);
+    update_elements<Rule, float>(tables, row, slot, begin, end);
   }
 }
 
@@ -141,18 +161,28 @@ void prologue_(PlanTables& tables) {
   }
 }
 
+std::pair<size_t, size_t> tensors_that_begin_in(const PlanTables& tables, int64_t first_task,
+                                                int64_t last_task) {
+  const auto begin = tables.chunk_begin.begin();
+  const auto end = tables.chunk_begin.end() - 1;
+  const auto from = std::lower_bound(begin, end, tables.task_begin[first_task]);
+  const auto to = std::lower_bound(from, end, tables.task_begin[last_task]);
+  return {static_cast<size_t>(from - begin), static_cast<size_t>(to - begin)};
+}
+
 void update_(const PlanTables& tables, int64_t first_task, int64_t last_task) {
   int64_t chunk = tables.task_begin[first_task];
   const int64_t last_chunk = tables.task_begin[last_task];
   const auto after = std::upper_bound(tables.chunk_begin.begin(), tables.chunk_begin.end(), chunk);
-  for (auto k = static_cast<size_t>(after - tables.chunk_begin.begin()) - 1; chunk < last_chunk; ++k) {
+  for (auto k = static_cast<size_t>(after - tables.chunk_begin.begin()) - 1; chunk < last_chunk;
+       ++k) {
     const TensorRow& row = tables.tensors[tables.active[k]];
     const int64_t tensor_begin = tables.chunk_begin[k];
     const int64_t stop = std::min(last_chunk, tables.chunk_begin[k + 1]);
     if (stop == chunk) continue;  // an empty tensor
-    Dispatch::update[tables.rules[row.group]](tables, row, tables.coeffs[k],
-                                              (chunk - tensor_begin) * kChunkElements,
-                                              std::min(row.numel, (stop - tensor_begin) * kChunkElements));
+    Dispatch::update[tables.rules[row.group]](
+        tables, row, tables.coeffs[k], (chunk - tensor_begin) * kChunkElements,
+        std::min(row.numel, (stop - tensor_begin) * kChunkElements));
     chunk = stop;
   }
 }

@@ -16,8 +16,8 @@ constexpr int kGrad = 1;
 constexpr int kFirstState = 2;
 constexpr int kMaxOperands = kFirstState + kMaxStates;
 
-// How to walk a tensor whose operands do not lie in memory alike. Sizes and strides are in elements,
-// outermost first; an operand with no strides lies in the order of the walk.
+// How to walk a tensor whose operands do not lie in memory alike. Sizes and strides are in
+// elements, outermost first; an operand with no strides lies in the order of the walk.
 struct StridedLayout {
   std::vector<int64_t> sizes;
   std::array<std::vector<int64_t>, kMaxOperands> strides;
@@ -54,9 +54,9 @@ struct PlanTables {
 
   // The tensors that have a gradient in this step, and for the k-th of them:
   std::vector<int32_t> active;
-  std::vector<CoeffsSlot> coeffs;     // what prologue writes and update reads
-  std::vector<int64_t> chunk_begin;   // its first chunk; one entry more than active
-  std::vector<int64_t> task_begin;    // runs of chunks with about equal work; one entry more
+  std::vector<CoeffsSlot> coeffs;    // what prologue writes and update reads
+  std::vector<int64_t> chunk_begin;  // its first chunk; one entry more than active
+  std::vector<int64_t> task_begin;   // runs of chunks with about equal work; one entry more
 };
 
 }  // namespace fusedlr

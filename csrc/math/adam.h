@@ -1,5 +1,5 @@
-// Adam and AdamW (Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101) and
-// their AMSGrad variant (Reddi et al. 2018).
+// Adam and AdamW (Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101)
+// and their AMSGrad variant (Reddi et al. 2018).
 //
 //   g  <- -g                              if maximize
 //   g  <- g + lambda theta                coupled weight decay (Adam)
@@ -10,8 +10,10 @@
 //   AMSGrad puts the running maximum of v in the place of v in the last line.
 //
 // Differences from torch.optim, each within its rounding error:
-// - the bias correction of v multiplies eps and the step size once per tensor, in double, instead of
-//   dividing every element: gamma sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps sqrt(1 - beta2^t));
+// - the bias correction of v multiplies eps and the step size once per tensor, in double, instead
+// of
+//   dividing every element: gamma sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps sqrt(1 -
+//   beta2^t));
 // - beta^t is computed by squaring, in double, so that every engine gets the same bits.
 #pragma once
 
@@ -85,8 +87,8 @@ struct Adam {
   template <class T>
   static FUSEDLR_HOST_DEVICE void update(T& param, T grad, T& exp_avg, T& exp_avg_sq,
                                          const Coeffs& c) {
-    param -= descent(param, grad, exp_avg, exp_avg_sq, c) /
-             (sqrt(exp_avg_sq) + static_cast<T>(c.eps));
+    param -=
+        descent(param, grad, exp_avg, exp_avg_sq, c) / (sqrt(exp_avg_sq) + static_cast<T>(c.eps));
   }
 
   template <class T>
@@ -104,7 +106,8 @@ struct Adam {
   static FUSEDLR_HOST_DEVICE T descent(T& param, T grad, T& exp_avg, T& exp_avg_sq,
                                        const Coeffs& c) {
     grad *= static_cast<T>(c.grad_sign);
-    // A branch on a constant of the loop, not `+ 0 * param`: an infinite parameter must stay infinite.
+    // A branch on a constant of the loop, not `+ 0 * param`: an infinite parameter must stay
+    // infinite.
     if (c.coupled_weight_decay != 0) grad += static_cast<T>(c.coupled_weight_decay) * param;
     param *= static_cast<T>(c.param_decay);
     // Interpolating from the nearer end keeps beta1 = 0 exact, as torch.lerp does.

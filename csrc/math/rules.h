@@ -3,8 +3,8 @@
 // A rule is a struct with
 //   kName, kStates (per-element buffers), kCountsSteps (whether a parameter's step is counted)
 //   Hyper                 a row of the group table: doubles, with their names
-//   Coeffs                numbers that are constant within one step of one tensor: at most kMaxCoeffs doubles
-//   Memo                  what prepare may reuse between consecutive tensors
+//   Coeffs                numbers that are constant within one step of one tensor: at most
+//   kMaxCoeffs doubles Memo                  what prepare may reuse between consecutive tensors
 //   prepare(hyper, lr, step, memo) -> Coeffs                 once per tensor, in double
 //   update(param, grad, state..., coeffs)                    per element, in opmath
 #pragma once

@@ -1,8 +1,8 @@
 // THE schedule arithmetic: torch.optim.lr_scheduler's chainable forms, and its closed forms for
 // `step(epoch)`, in double and in Python's order of evaluation, so that a CPU gets torch's bits.
 //
-// A schedule (op) is plain data. `prepare` turns an op and its clock into a move once per step; `apply`
-// makes the move for one group. Transcendental functions appear in `prepare` only.
+// A schedule (op) is plain data. `prepare` turns an op and its clock into a move once per step;
+// `apply` makes the move for one group. Transcendental functions appear in `prepare` only.
 #pragma once
 
 #include <cmath>
@@ -16,9 +16,9 @@ enum class ScheduleKind : int32_t { step, multi_step, exponential, cosine_anneal
 
 struct ScheduleOp {
   ScheduleKind kind;
-  double gamma;    // step, multi_step, exponential
-  double period;   // step: step_size; cosine_annealing: T_max
-  double eta_min;  // cosine_annealing
+  double gamma;              // step, multi_step, exponential
+  double period;             // step: step_size; cosine_annealing: T_max
+  double eta_min;            // cosine_annealing
   const double* milestones;  // multi_step: sorted, repeats count
   int64_t num_milestones;
 };

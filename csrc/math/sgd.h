@@ -8,8 +8,8 @@
 //   theta <- theta - gamma (g + mu b)     nesterov
 //   theta <- theta - gamma b              otherwise
 //
-// Difference from torch.optim: "first step" is a count per parameter, not the absence of a buffer, so a
-// buffer can be created (as zeros) before the first step.
+// Difference from torch.optim: "first step" is a count per parameter, not the absence of a buffer,
+// so a buffer can be created (as zeros) before the first step.
 #pragma once
 
 #include <cstdint>
@@ -64,10 +64,10 @@ struct Sgd {
   template <class T>
   static FUSEDLR_HOST_DEVICE void update(T& param, T grad, T& momentum_buffer, const Coeffs& c) {
     grad = decayed(param, grad, c);
-    momentum_buffer = static_cast<T>(c.buffer_decay) * momentum_buffer +
-                      static_cast<T>(c.grad_weight) * grad;
-    const T direction = c.lookahead != 0 ? grad + static_cast<T>(c.lookahead) * momentum_buffer
-                                         : momentum_buffer;
+    momentum_buffer =
+        static_cast<T>(c.buffer_decay) * momentum_buffer + static_cast<T>(c.grad_weight) * grad;
+    const T direction =
+        c.lookahead != 0 ? grad + static_cast<T>(c.lookahead) * momentum_buffer : momentum_buffer;
     param -= static_cast<T>(c.lr) * direction;
   }
 
@@ -75,7 +75,8 @@ struct Sgd {
   template <class T>
   static FUSEDLR_HOST_DEVICE T decayed(T param, T grad, const Coeffs& c) {
     grad *= static_cast<T>(c.grad_sign);
-    // A branch on a constant of the loop, not `+ 0 * param`: an infinite parameter must stay infinite.
+    // A branch on a constant of the loop, not `+ 0 * param`: an infinite parameter must stay
+    // infinite.
     if (c.weight_decay != 0) grad += static_cast<T>(c.weight_decay) * param;
     return grad;
   }

@@ -1,7 +1,8 @@
 // Storage formats and their conversion to and from the type that arithmetic runs in (opmath).
 //
-// The conversions are integer arithmetic with selects instead of branches, so that a plain loop over
-// them vectorises for every instruction set, and every engine rounds alike: to nearest, ties to even.
+// The conversions are integer arithmetic with selects instead of branches, so that a plain loop
+// over them vectorises for every instruction set, and every engine rounds alike: to nearest, ties
+// to even.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +60,8 @@ FUSEDLR_HOST_DEVICE Float16 to_float16(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   // Normal halves: rebias the exponent (127 - 15 = 112), round the 13 dropped bits to even.
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Denormal halves: adding 0.5 aligns the last kept bit with a float's last bit, so the addition rounds.
+  // Denormal halves: adding 0.5 aligns the last kept bit with a float's last bit, so the addition
+  // rounds.
   const uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
   uint32_t half = magnitude < (113u << 23) ? denormal : normal;
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity

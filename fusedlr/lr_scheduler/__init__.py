@@ -1,7 +1,7 @@
 """Learning-rate schedulers, named as in :mod:`torch.optim.lr_scheduler`.
 
-On a fused optimizer the lr of all groups moves in one engine call, in float64; the numbers are torch's
-to the last bit. All schedulers of torch.optim work on fused optimizers, too.
+On a fused optimizer the lr of all groups moves in one engine call, in float64; the numbers are
+torch's to the last bit. All schedulers of torch.optim work on fused optimizers, too.
 """
 
 from torch.optim.lr_scheduler import LRScheduler, _LRScheduler

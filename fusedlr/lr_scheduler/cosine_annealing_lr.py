@@ -18,7 +18,8 @@ class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnneali
     computed step by step, as in torch, so that changes of the lr from outside are kept:
 
     .. math::
-        \gamma_e = \frac{1 + \cos(\pi e / T)}{1 + \cos(\pi (e - 1) / T)} (\gamma_{e-1} - \eta) + \eta
+        \gamma_e = \frac{1 + \cos(\pi e / T)}{1 + \cos(\pi (e - 1) / T)}
+            (\gamma_{e-1} - \eta) + \eta
 
     Args:
         optimizer: a fused optimizer (on any other, torch's own implementation runs).
@@ -27,7 +28,7 @@ class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnneali
         last_epoch: the index of the last epoch, when resuming; -1 starts anew.
 
     Raises:
-        ValueError: if ``T_max`` is 0 (torch raises ZeroDivisionError in the middle of training).
+        ValueError: if ``T_max`` is 0 (torch: ZeroDivisionError in the middle of training).
 
     Example:
         >>> import torch, fusedlr

@@ -26,9 +26,9 @@ def device_table(optimizer: Optimizer) -> GroupTable | None:
 class DeviceScheduler(torch_scheduler.LRScheduler):
     """Base of the schedulers; comes before the torch class whose arguments and state it keeps.
 
-    The torch class counts epochs, warns and raises. Where its ``get_lr`` would compute new floats in
-    a loop over groups, the engine moves the optimizer's lr tensor, by the same formulas in the same
-    precision. On an optimizer of torch.optim, torch's own implementation runs.
+    The torch class counts epochs, warns and raises. Where its ``get_lr`` would compute new floats
+    in a loop over groups, the engine moves the optimizer's lr tensor, by the same formulas in the
+    same precision. On an optimizer of torch.optim, torch's own implementation runs.
     """
 
     # Not part of torch's state_dict.
@@ -67,7 +67,7 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
         """The state, with the keys of the torch class; loads there, and the other way round."""
         if self._lr_snapshot is not None:
             _ = self._last_lr
-        state: dict[str, Any] = super().state_dict()  # type: ignore[no-untyped-call]
+        state: dict[str, Any] = super().state_dict()
         return {key: value for key, value in state.items() if key not in self._own_fields}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -18,21 +18,23 @@ class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlat
 
     .. math:: \gamma \leftarrow \max(f \gamma, \gamma_{\min})
 
-    after more than ``patience`` epochs without improvement, if that changes it by more than ``eps``.
+    after more than ``patience`` epochs without improvement, if that changes it by more than
+    ``eps``.
 
     Args:
         optimizer: a fused optimizer (on any other, torch's own implementation runs).
         mode: ``"min"`` or ``"max"``: the direction of improvement.
         factor: :math:`f < 1`.
         patience: epochs without improvement that are tolerated.
-        threshold, threshold_mode: by how much (``"rel"``: of the best, or ``"abs"``) a metric must be
-            better than the best to count as an improvement.
+        threshold, threshold_mode: by how much (``"rel"``: of the best, or ``"abs"``) a metric must
+            be better than the best to count as an improvement.
         cooldown: epochs after a reduction in which bad epochs do not count.
         min_lr: :math:`\gamma_{\min}`, a number or a list with one for each group.
         eps: the smallest reduction.
 
     Raises:
-        ValueError: if ``factor`` is not below 1, a mode is unknown, or ``min_lr`` has another length.
+        ValueError: if ``factor`` is not below 1, a mode is unknown, or ``min_lr`` has another
+            length.
 
     Example:
         >>> import torch, fusedlr

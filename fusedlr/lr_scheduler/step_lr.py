@@ -22,7 +22,7 @@ class StepLR(FormulaScheduler, torch.optim.lr_scheduler.StepLR):
         last_epoch: the index of the last epoch, when resuming; -1 starts anew.
 
     Raises:
-        ValueError: if ``step_size`` is 0 (torch raises ZeroDivisionError in the middle of training).
+        ValueError: if ``step_size`` is 0 (torch: ZeroDivisionError in the middle of training).
 
     Example:
         >>> import torch, fusedlr

@@ -24,8 +24,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     Args:
         params: parameters, named parameters, or dicts of param groups. Any strided layout;
             float64, float32, bfloat16, float16, or complex (updated as pairs of reals).
-        lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live: writing
-            into it in place is seen by the next step.
+        lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live:
+            writing into it in place is seen by the next step.
         betas: decay rates :math:`\beta_1, \beta_2` of both averages, two floats or two tensors.
         eps: :math:`\epsilon`, added to the denominator.
         weight_decay: :math:`\lambda`; :math:`\lambda \theta` is added to the gradient, or with
@@ -63,15 +63,18 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         names = ("exp_avg", "exp_avg_sq")
         return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
 
-    def _counts_steps(self, group: ParamGroup) -> bool:
-        return True
-
     def _torch_step(self, group: ParamGroup) -> None:
         tensors: tuple[list[Any], ...] = ([], [], [], [], [], [])
-        has_complex = self._init_group(group, *tensors)
+        has_complex = self._init_group(group, *tensors)  # type: ignore[no-untyped-call]
+        params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = tensors
         beta1, beta2 = group["betas"]
         torch.optim.adam.adam(
-            *tensors,
+            params,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            max_exp_avg_sqs,
+            steps,
             amsgrad=group["amsgrad"],
             has_complex=has_complex,
             beta1=beta1,

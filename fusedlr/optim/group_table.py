@@ -181,6 +181,4 @@ class GroupTable:
                 return tuple(detached(one) for one in value)
             return value
 
-        return {
-            key: detached(value) if key in self.keys else value for key, value in group.items()
-        }
+        return {key: detached(value) if key in self.keys else value for key, value in group.items()}

@@ -21,7 +21,7 @@ class _Link:
 
 
 class LiveTensors:
-    """Keeps tensors and entries of the group table in step; see ``csrc/bindings/live_tensors.h``."""
+    """Keeps tensors and entries of the group table in step (``csrc/bindings/live_tensors.h``)."""
 
     def __init__(self) -> None:
         self._links: list[_Link] = []

@@ -16,8 +16,8 @@ _STRUCTURAL_KEYS = frozenset({"params", "amsgrad", "differentiable", "fused"})
 class ParamGroup(dict[str, Any]):
     """One entry of ``optimizer.param_groups``.
 
-    A dict like torch's, except that every edit reaches the group table at once, and reading ``"lr"``
-    gives what the table holds: a schedule may have moved it.
+    A dict like torch's, except that every edit reaches the group table at once, and reading
+    ``"lr"`` gives what the table holds: a schedule may have moved it.
     """
 
     __slots__ = ("_index", "_revision", "_table")
@@ -30,6 +30,10 @@ class ParamGroup(dict[str, Any]):
         self._index = index
         self._revision = revision
         self._write_through()
+
+    def belongs_to(self, table: GroupTable, index: int) -> bool:
+        """Whether this group is row `index` of `table`."""
+        return self._table is table and self._index == index
 
     def _write_through(self) -> None:
         self._revision.bump()
@@ -44,7 +48,7 @@ class ParamGroup(dict[str, Any]):
         return self._table.current(self._index, key, value) if key == "lr" else value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (this is that get)
 
     # With an __iter__ of its own, dict(group) and {**group} read through __getitem__.
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +69,7 @@ class ParamGroup(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self is other or dict(self) == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -103,7 +107,7 @@ class ParamGroup(dict[str, Any]):
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
-    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override, misc]
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override]
         self.update(other)
         return self
 

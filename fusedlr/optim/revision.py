@@ -98,7 +98,7 @@ class OptimizerState(defaultdict[Any, Any]):
         for param, entries in dict(*args, **kwargs).items():
             self[param] = entries
 
-    def __ior__(self, other: Any) -> OptimizerState:  # type: ignore[override, misc]
+    def __ior__(self, other: Any) -> OptimizerState:  # type: ignore[misc]
         self.update(other)
         return self
 

@@ -20,14 +20,14 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             \quad b_1 = g_1 + \lambda \theta_0 \\
         \theta_t &= \theta_{t-1} - \gamma b_t
 
-    With ``nesterov``, :math:`g_t + \lambda \theta_{t-1} + \mu b_t` takes the place of :math:`b_t` in
-    the last line; with ``momentum=0`` the gradient itself does, and no state is kept.
+    With ``nesterov``, :math:`g_t + \lambda \theta_{t-1} + \mu b_t` takes the place of :math:`b_t`
+    in the last line; with ``momentum=0`` the gradient itself does, and no state is kept.
 
     Args:
         params: parameters, named parameters, or dicts of param groups. Any strided layout;
             float64, float32, bfloat16, float16, or complex (updated as pairs of reals).
-        lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live: writing
-            into it in place is seen by the next step.
+        lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live:
+            writing into it in place is seen by the next step.
         momentum: :math:`\mu`.
         dampening: :math:`\tau`; not applied to the first gradient of a parameter.
         weight_decay: :math:`\lambda`.
@@ -50,7 +50,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         tensor([0.9000, 0.9000], requires_grad=True)
 
     References:
-        Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013).
+        Sutskever et al. (2013), "On the importance of initialization and momentum in deep
+        learning".
     """
 
     hyper_names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -63,14 +64,13 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     def _state_names(self, group: ParamGroup) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
-    def _counts_steps(self, group: ParamGroup) -> bool:
-        return bool(group["momentum"] != 0)
-
     def _torch_step(self, group: ParamGroup) -> None:
         params: list[Any] = []
         grads: list[Any] = []
         momentum_buffers: list[Any] = []
-        has_sparse_grad = self._init_group(group, params, grads, momentum_buffers)
+        has_sparse_grad = self._init_group(  # type: ignore[no-untyped-call]
+            group, params, grads, momentum_buffers
+        )
         if has_sparse_grad:
             raise RuntimeError(self.sparse_error)
         torch.optim.sgd.sgd(
