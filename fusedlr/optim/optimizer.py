@@ -23,9 +23,13 @@ def _hooks_when_needed(step: Callable[..., Any]) -> Callable[..., Any]:
     # torch's wrapper opens a profiler range and walks the hooks on every call, which takes longer
     # than a whole step of a small model. It runs only where somebody would notice.
     with_hooks = Optimizer.profile_hook_step(step)
+    # torch.compile calls the step as it is: there is nothing in it to compile.
+    uncompiled = torch._disable_dynamo(with_hooks)
 
     @functools.wraps(step)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return uncompiled(*args, **kwargs)
         optimizer = args[0]
         if (
             optimizer._optimizer_step_pre_hooks
