@@ -1,5 +1,7 @@
 #include "bindings/live_tensors.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <utility>
 
 namespace fusedlr {
