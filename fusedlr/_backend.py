@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -44,17 +45,16 @@ _ENGINE_DTYPES = frozenset(
 )
 
 
-def forced_backend() -> str | None:
-    """The engine that the environment variable ``FUSEDLR_BACKEND`` asks for, if any."""
-    choice = os.environ.get("FUSEDLR_BACKEND") or None
-    if choice not in (None, "cpu", "torch"):
-        raise ValueError(f"FUSEDLR_BACKEND must be 'cpu' or 'torch', but is {choice!r}")
-    return choice
+#: The engine that the environment variable ``FUSEDLR_BACKEND`` asks for at import, if any.
+_forced_backend = os.environ.get("FUSEDLR_BACKEND") or None
+if _forced_backend not in (None, "cpu", "torch"):
+    raise ValueError(f"FUSEDLR_BACKEND must be 'cpu' or 'torch', but is {_forced_backend!r}")
 
 
+@functools.cache
 def engine_for(device_type: str) -> tuple[str, str]:
     """The engine for parameters on devices of this type, and the reason for the choice."""
-    if forced_backend() == "torch":
+    if _forced_backend == "torch":
         return "torch", "FUSEDLR_BACKEND=torch"
     if extension is None:
         return "torch", f"the compiled extension is missing: {_extension_error}"
@@ -120,9 +120,9 @@ def live_tensors_class() -> type[LiveTensors] | None:
     return None if extension is None else extension.LiveTensors
 
 
-def new_plan(lr: Tensor, hypers: Tensor, sparse_error: str) -> Plan:
-    """An empty plan over the group table."""
-    plan: Plan = extension.Plan(lr, hypers, sparse_error)
+def new_plan(lr: Tensor, hypers: Tensor, sparse_error: str, capacity: int) -> Plan:
+    """An empty plan over the group table, with room for so many parameters."""
+    plan: Plan = extension.Plan(lr, hypers, sparse_error, capacity)
     return plan
 
 

@@ -77,12 +77,15 @@ template <class... Part>
 
 }  // namespace
 
-Plan::Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error)
+Plan::Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error, int64_t capacity)
     : lr_(std::move(lr)), hypers_(std::move(hypers)), sparse_error_(std::move(sparse_error)) {
   tables_.lr = lr_.const_data_ptr<double>();
   tables_.hypers = hypers_.const_data_ptr<double>();
   tables_.num_hypers = hypers_.size(1);
   tables_.rules.assign(lr_.numel(), 0);
+  tables_.tensors.reserve(capacity);
+  tensors_.reserve(capacity);
+  findings_.reserve(capacity);
 }
 
 std::string Plan::name_of(size_t index) const {
@@ -118,8 +121,6 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
                        const std::vector<int32_t>& positions) {
   tables_.rules[group] = find_rule(rule);
   watch_(params);
-  tensors_.reserve(tensors_.size() + positions.size());
-  tables_.tensors.reserve(tables_.tensors.size() + positions.size());
   for (const int32_t position : positions) {
     PyObject* item = PyList_GET_ITEM(params.ptr(), position);
     if (!THPVariable_Check(item)) throw py::type_error("a parameter must be a tensor");
@@ -131,6 +132,8 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     row.group = group;
     row.numel = num_reals(*record.param);
     record.has_state = rule_facts()[tables_.rules[group]].states == 0;
+    record.state_is_contiguous = true;
+    record.step_storage = nullptr;
     tensors_.push_back(record);
     findings_.push_back(Finding::no_grad);
     tables_.tensors.push_back(row);
@@ -170,6 +173,8 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
            " has elements that share memory; clone() it");
     }
     record.state[i] = buffer;
+    record.state_is_contiguous = record.state_is_contiguous && buffer.is_contiguous();
+    row.data[kFirstState + i] = buffer.mutable_data_ptr();
     record.state_type = buffer.dtype();
   }
   record.has_state = true;
@@ -180,6 +185,8 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
          step->scalar_type(), " of shape ", step->sizes(), " on ", step->device());
   }
   record.step = *step;
+  record.step_storage = step->unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  row.step = step->mutable_data_ptr();
   find_storage(step->scalar_type(), row.step_dtype);
 }
 
@@ -257,56 +264,51 @@ void Plan::check_grad_(size_t index, const at::Tensor& grad) {
   record.grad_type = grad.dtype();
 }
 
-inline bool Plan::is_stale(const TensorRecord& record, int64_t row_reals) const {
-  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  if (param.dtype() != record.param_type || !record.param->is_cpu()) return true;
-  if (num_reals(*record.param) != row_reals) return true;
-  for (const at::Tensor& buffer : record.state) {
-    if (!buffer.defined()) break;
-    const c10::TensorImpl& impl = *buffer.unsafeGetTensorImpl();
-    if (impl.dtype() != record.state_type || !buffer.is_cpu() || impl.numel() != param.numel()) {
-      return true;
-    }
+// Points a row to its state; false if the state's storage does not fit the row any more.
+inline bool Plan::point_to_state_(size_t index) {
+  const TensorRecord& record = tensors_[index];
+  TensorRow& row = tables_.tensors[index];
+  for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
+    const c10::TensorImpl& buffer = *record.state[i].unsafeGetTensorImpl();
+    void* data = data_of(buffer);
+    if (data == row.data[kFirstState + i]) continue;
+    const bool fits = buffer.dtype() == record.state_type && record.state[i].is_cpu() &&
+                      buffer.numel() == record.param->numel() &&
+                      buffer.is_contiguous() == record.state_is_contiguous;
+    if (!fits) return false;
+    row.data[kFirstState + i] = data;
   }
-  return false;
+  if (!record.step.defined()) return true;
+  return record.step.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl() ==
+         record.step_storage;
 }
 
 // Whether a gradient needs no check beyond those that the last one of this parameter has passed.
 inline bool Plan::is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad) {
   const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  if (grad.key_set() != record.grad_keys || grad.dtype() != record.grad_type) return false;
+  if (grad.key_set() != record.grad_keys || grad.dtype() != record.grad_type ||
+      !record.state_is_contiguous) {
+    return false;
+  }
   if (!grad.is_contiguous() || !param.is_contiguous() || !same_sizes(grad, param)) return false;
-  for (const at::Tensor& buffer : record.state) {
-    if (!buffer.defined()) break;
-    if (!buffer.unsafeGetTensorImpl()->is_contiguous()) return false;
-  }
   return true;
-}
-
-// Points a row to the memory of its tensors; the gradient's is there already.
-inline void Plan::point_row_(size_t index) {
-  const TensorRecord& record = tensors_[index];
-  TensorRow& row = tables_.tensors[index];
-  row.data[kParam] = data_of(*record.param->unsafeGetTensorImpl());
-  for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
-    row.data[kFirstState + i] = data_of(*record.state[i].unsafeGetTensorImpl());
-  }
-  if (record.step.defined()) row.step = data_of(*record.step.unsafeGetTensorImpl());
 }
 
 // What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
 // at in parallel.
 Plan::Finding Plan::look_at_(size_t index) {
   const TensorRecord& record = tensors_[index];
-  const at::Tensor& grad = grad_of(*record.param->unsafeGetTensorImpl());
+  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
+  const at::Tensor& grad = grad_of(param);
   if (!grad.defined()) return Finding::no_grad;
   TensorRow& row = tables_.tensors[index];
-  if (is_stale(record, row.numel)) return Finding::stale;
+  if (param.dtype() != record.param_type || !record.param->is_cpu()) return Finding::stale;
+  if (num_reals(*record.param) != row.numel || !point_to_state_(index)) return Finding::stale;
+  row.data[kParam] = data_of(param);
   if (!is_like_last_grad(record, *grad.unsafeGetTensorImpl())) return Finding::unusual_grad;
   row.layout = -1;
   // Engines only read through this pointer; the table has one type for all operands.
   row.data[kGrad] = const_cast<void*>(const_data_of(*grad.unsafeGetTensorImpl()));
-  point_row_(index);
   return record.has_state ? Finding::plain_grad : Finding::needs_state;
 }
 
@@ -339,7 +341,6 @@ Readiness Plan::gather_() {
     bool has_state = finding != Finding::needs_state;
     if (finding == Finding::unusual_grad) {
       check_grad_(index, grad_of(*tensors_[index].param->unsafeGetTensorImpl()));
-      point_row_(index);
       has_state = tensors_[index].has_state;
     }
     if (!has_state) missing_.push_back(static_cast<int64_t>(index));
@@ -425,8 +426,8 @@ void bind_plan(py::module_& module) {
       .value("needs_state", Readiness::needs_state);
 
   py::class_<Plan>(module, "Plan", collectable)
-      .def(py::init<at::Tensor, at::Tensor, std::string>(), py::arg("lr"), py::arg("hypers"),
-           py::arg("sparse_error"))
+      .def(py::init<at::Tensor, at::Tensor, std::string, int64_t>(), py::arg("lr"),
+           py::arg("hypers"), py::arg("sparse_error"), py::arg("capacity"))
       .def("add_params_", &Plan::add_params_, py::arg("group"), py::arg("rule"), py::arg("params"),
            py::arg("positions"))
       .def("watch_", &Plan::watch_, py::arg("list"))

@@ -23,8 +23,9 @@ enum class Readiness {
 class Plan {
  public:
   // `lr` is float64 [num_groups] and `hypers` float64 [num_groups, num_hypers], both on the CPU.
-  // `sparse_error` is what a sparse gradient raises.
-  Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error);
+  // `sparse_error` is what a sparse gradient raises. `capacity` is how many parameters will be
+  // added.
+  Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error, int64_t capacity);
 
   // Adds parameters of group `group`, which follows `rule`. `positions` are their places in
   // `params`, group["params"] itself: an entry that is replaced there makes the plan stale.
@@ -67,8 +68,10 @@ class Plan {
     // Of the last gradient that was fully checked, if it was a plain contiguous one.
     caffe2::TypeMeta grad_type;
     c10::DispatchKeySet grad_keys;
-    int32_t position;  // in group["params"]
-    bool has_state;    // all that its rule needs
+    const c10::StorageImpl* step_storage;
+    int32_t position;          // in group["params"]
+    bool has_state;            // all that its rule needs
+    bool state_is_contiguous;  // all of it
   };
 
   struct WatchedList {
@@ -87,8 +90,7 @@ class Plan {
 
   bool lists_have_changed() const;
   Finding look_at_(size_t index);
-  void point_row_(size_t index);
-  bool is_stale(const TensorRecord& record, int64_t num_reals) const;
+  bool point_to_state_(size_t index);
   static bool is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad);
   void check_grad_(size_t index, const at::Tensor& grad);
   int32_t find_layout_(size_t index, const at::Tensor& grad);

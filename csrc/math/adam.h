@@ -10,10 +10,9 @@
 //   AMSGrad puts the running maximum of v in the place of v in the last line.
 //
 // Differences from torch.optim, each within its rounding error:
-// - the bias correction of v multiplies eps and the step size once per tensor, in double, instead
-// of
-//   dividing every element: gamma sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps sqrt(1 -
-//   beta2^t));
+// - the bias correction of v is moved into eps and the step size, once per tensor and in double,
+//   instead of dividing every element:
+//   gamma sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps sqrt(1 - beta2^t));
 // - beta^t is computed by squaring, in double, so that every engine gets the same bits.
 #pragma once
 
@@ -54,7 +53,7 @@ struct BiasCorrection {
     beta2 = new_beta2;
     step = new_step;
     first = 1.0 - integer_power(beta1, step);
-    second_sqrt = sqrt(1.0 - integer_power(beta2, step));
+    second_sqrt = std::sqrt(1.0 - integer_power(beta2, step));
   }
 };
 
@@ -87,8 +86,8 @@ struct Adam {
   template <class T>
   static FUSEDLR_HOST_DEVICE void update(T& param, T grad, T& exp_avg, T& exp_avg_sq,
                                          const Coeffs& c) {
-    param -=
-        descent(param, grad, exp_avg, exp_avg_sq, c) / (sqrt(exp_avg_sq) + static_cast<T>(c.eps));
+    param -= descent(param, grad, exp_avg, exp_avg_sq, c) /
+             (std::sqrt(exp_avg_sq) + static_cast<T>(c.eps));
   }
 
   template <class T>
@@ -97,7 +96,7 @@ struct Adam {
     const T numerator = descent(param, grad, exp_avg, exp_avg_sq, c);
     // A NaN in exp_avg_sq must win, as it does in torch.maximum.
     max_exp_avg_sq = max_exp_avg_sq >= exp_avg_sq ? max_exp_avg_sq : exp_avg_sq;
-    param -= numerator / (sqrt(max_exp_avg_sq) + static_cast<T>(c.eps));
+    param -= numerator / (std::sqrt(max_exp_avg_sq) + static_cast<T>(c.eps));
   }
 
  private:

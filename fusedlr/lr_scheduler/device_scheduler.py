@@ -81,6 +81,13 @@ class EpochScheduler(DeviceScheduler):
 
     # Whether `step(epoch)` has a closed form.
     _has_closed_form = True
+    # Whether a subclass of the user's has a get_lr of its own, which must be called then.
+    _brings_own_formula = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner = next(base for base in cls.__mro__ if "get_lr" in base.__dict__)
+        cls._brings_own_formula = not owner.__module__.startswith(("fusedlr.", "torch.optim."))
 
     def _move(self, table: GroupTable, epoch: Any, closed_form: bool) -> None:
         """Moves the lr of all groups to `epoch`."""
@@ -88,7 +95,7 @@ class EpochScheduler(DeviceScheduler):
 
     def _update_lr(self, epoch: Any = None) -> None:
         table = device_table(self.optimizer)
-        if table is None or self._formula_is_overridden():
+        if table is None or self._brings_own_formula:
             super()._update_lr(epoch)
             return
         table.refresh()
@@ -96,13 +103,6 @@ class EpochScheduler(DeviceScheduler):
         self._move(table, new_epoch, closed_form=epoch is not None and self._has_closed_form)
         self.last_epoch = new_epoch
         self._finish_move(table)
-
-    def _formula_is_overridden(self) -> bool:
-        # A subclass of the user's may bring a get_lr of its own.
-        for cls in type(self).__mro__:
-            if "get_lr" in cls.__dict__:
-                return not cls.__module__.startswith(("fusedlr.", "torch.optim."))
-        return False
 
 
 class FormulaScheduler(EpochScheduler):

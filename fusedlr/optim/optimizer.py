@@ -24,7 +24,7 @@ def _hooks_when_needed(step: Callable[..., Any]) -> Callable[..., Any]:
     # than a whole step of a small model. It runs only where somebody would notice.
     with_hooks = Optimizer.profile_hook_step(step)
     # torch.compile calls the step as it is: there is nothing in it to compile.
-    uncompiled = torch._disable_dynamo(with_hooks)
+    uncompiled = torch._disable_dynamo(with_hooks)  # type: ignore[attr-defined]
 
     @functools.wraps(step)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

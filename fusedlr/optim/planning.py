@@ -24,6 +24,7 @@ def build_plans(optimizer: FusedOptimizer) -> tuple[list[_backend.Plan], list[Pa
     """
     table = optimizer._table
     plans: list[_backend.Plan] = []
+    num_params = sum(len(group["params"]) for group in optimizer.param_groups)
     torch_groups: list[ParamGroup] = []
     # A parameter that is listed n times is updated n times, one after the other: in n plans.
     occurrences: dict[int, int] = {}
@@ -43,7 +44,10 @@ def build_plans(optimizer: FusedOptimizer) -> tuple[list[_backend.Plan], list[Pa
             positions.setdefault(occurrence, []).append(position)
         for occurrence, chosen in positions.items():
             if occurrence == len(plans):
-                plans.append(_backend.new_plan(table.lr, table.hypers, optimizer.sparse_error))
+                capacity = 0 if plans else num_params
+                plans.append(
+                    _backend.new_plan(table.lr, table.hypers, optimizer.sparse_error, capacity)
+                )
                 plans[-1].watch_(optimizer.param_groups)
             _add_params(optimizer, plans[occurrence], index, chosen)
     return plans, torch_groups
