@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,16 +45,17 @@ _ENGINE_DTYPES = frozenset(
 )
 
 
-#: The engine that the environment variable ``FUSEDLR_BACKEND`` asks for at import, if any.
-_forced_backend = os.environ.get("FUSEDLR_BACKEND") or None
-if _forced_backend not in (None, "cpu", "torch"):
-    raise ValueError(f"FUSEDLR_BACKEND must be 'cpu' or 'torch', but is {_forced_backend!r}")
+def forced_backend() -> str | None:
+    """The engine that the environment variable ``FUSEDLR_BACKEND`` asks for, if any."""
+    choice = os.environ.get("FUSEDLR_BACKEND") or None
+    if choice not in (None, "cpu", "torch"):
+        raise ValueError(f"FUSEDLR_BACKEND must be 'cpu' or 'torch', but is {choice!r}")
+    return choice
 
 
-@functools.cache
 def engine_for(device_type: str) -> tuple[str, str]:
     """The engine for parameters on devices of this type, and the reason for the choice."""
-    if _forced_backend == "torch":
+    if forced_backend() == "torch":
         return "torch", "FUSEDLR_BACKEND=torch"
     if extension is None:
         return "torch", f"the compiled extension is missing: {_extension_error}"
@@ -120,9 +121,11 @@ def live_tensors_class() -> type[LiveTensors] | None:
     return None if extension is None else extension.LiveTensors
 
 
-def new_plan(lr: Tensor, hypers: Tensor, sparse_error: str, capacity: int) -> Plan:
+def new_plan(
+    groups: list[Any], lr: Tensor, hypers: Tensor, sparse_error: str, capacity: int
+) -> Plan:
     """An empty plan over the group table, with room for so many parameters."""
-    plan: Plan = extension.Plan(lr, hypers, sparse_error, capacity)
+    plan: Plan = extension.Plan(groups, lr, hypers, sparse_error, capacity)
     return plan
 
 
@@ -139,7 +142,7 @@ def schedule_(
     lr: Tensor,
     kind: str,
     parameters: dict[str, Any],
-    base_lrs: list[Any],
+    base_lrs: Sequence[Any],
     epoch: float,
     *,
     is_initial: bool,
@@ -151,11 +154,13 @@ def schedule_(
     extension.schedule_(lr, schedule, base_lrs, epoch, is_initial, is_restarted, closed_form)
 
 
-def schedule_lambdas_(lr: Tensor, lambdas: list[Any], base_lrs: list[Any], epoch: Any) -> None:
+def schedule_lambdas_(
+    lr: Tensor, lambdas: Sequence[Any], base_lrs: Sequence[Any], epoch: Any
+) -> None:
     """Sets the lr of every group to its base lr times its function of `epoch`."""
     extension.schedule_lambdas_(lr, lambdas, base_lrs, epoch)
 
 
-def schedule_plateau_(lr: Tensor, factor: float, min_lrs: list[Any], eps: float) -> None:
+def schedule_plateau_(lr: Tensor, factor: float, min_lrs: Sequence[Any], eps: float) -> None:
     """Reduces the lr of every group by `factor`, down to its minimum."""
     extension.schedule_plateau_(lr, factor, min_lrs, eps)

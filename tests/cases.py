@@ -19,7 +19,7 @@ import fusedlr
 # ------------------------------------------------------------------------------------ optimizers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OptimizerCase:
     """One optimizer: its name in both libraries, and what the generic tests need to know of it."""
 
@@ -56,11 +56,11 @@ class OptimizerCase:
     def theirs(self) -> Any:
         return getattr(torch.optim, self.name)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Variant:
     """An optimizer with one combination of its switches."""
 
@@ -75,10 +75,10 @@ class Variant:
 
     @property
     def exact_arguments(self) -> dict[str, Any]:
-        """The same with numbers in the place of tensors, whose precision would limit a float64 run."""
+        """The same with numbers for tensors, whose precision would limit a float64 run."""
         return {key: _without_tensors(value) for key, value in self.arguments.items()}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.case}-{self.label}" if self.label else self.case.name
 
 
@@ -142,9 +142,7 @@ _ADAM_FLAGS: tuple[dict[str, Any], ...] = (
 )
 
 
-def _adam_case(
-    name: str, weight_decay: dict[str, dict[str, Any]], **changes: Any
-) -> OptimizerCase:
+def _adam_case(name: str, weight_decay: dict[str, dict[str, Any]], **changes: Any) -> OptimizerCase:
     return OptimizerCase(
         name=name,
         arguments={"lr": 0.05},
@@ -236,7 +234,7 @@ VARIANTS: tuple[Variant, ...] = tuple(itertools.chain.from_iterable(map(variants
 
 @dataclass(frozen=True)
 class DtypeCase:
-    """A dtype of parameters, the dtype of its exact run, and how close to torch's numbers we are."""
+    """A dtype of parameters, the dtype of its exact run, and how close we are to torch."""
 
     dtype: torch.dtype
     exact: torch.dtype
@@ -269,7 +267,7 @@ DTYPE: dict[torch.dtype, DtypeCase] = {case.dtype: case for case in DTYPES}
 
 # ------------------------------------------------------------------------------------------ sizes
 
-#: Around the widths of SIMD registers, of a converted block and of a chunk, and 0-dim (the empty shape).
+#: Around the widths of SIMD registers and converted blocks; () is 0-dim.
 SHAPES: tuple[tuple[int, ...], ...] = (
     (),
     (0,),

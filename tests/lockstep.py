@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from cases import OptimizerCase, Variant, random_tensor
 from torch import Tensor
 from torch.nn import Parameter
+
+from cases import OptimizerCase, Variant, random_tensor
 
 #: torch's for-loop: its foreach and fused implementations have bugs of their own.
 TRUSTED = {"foreach": False, "fused": False}
@@ -16,7 +17,10 @@ TRUSTED = {"foreach": False, "fused": False}
 
 def parameters_like(tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> list[Parameter]:
     """Fresh parameters with these values; contiguous."""
-    return [Parameter(t.detach().clone(memory_format=torch.contiguous_format).to(dtype or t.dtype)) for t in tensors]
+    return [
+        Parameter(t.detach().clone(memory_format=torch.contiguous_format).to(dtype or t.dtype))
+        for t in tensors
+    ]
 
 
 def set_grads(params: Iterable[Tensor], grads: Iterable[Tensor | None]) -> None:
@@ -47,9 +51,11 @@ def all_elements(tensors: Iterable[Tensor]) -> Tensor:
 
 
 class Lockstep:
-    """fusedlr, torch.optim, and torch.optim in float64, from the same values along the same gradients."""
+    """fusedlr, torch.optim and torch.optim in float64: the same start, the same gradients."""
 
-    def __init__(self, variant: Variant, tensors: Sequence[Tensor], exact_dtype: torch.dtype) -> None:
+    def __init__(
+        self, variant: Variant, tensors: Sequence[Tensor], exact_dtype: torch.dtype
+    ) -> None:
         self.case = variant.case
         self.start = all_elements(tensors)
         self.ours = parameters_like(tensors)
@@ -57,9 +63,7 @@ class Lockstep:
         self.exact = parameters_like(tensors, exact_dtype)
         self.our_optimizer = variant.case.ours(self.ours, **variant.arguments)
         self.their_optimizer = variant.case.theirs(self.theirs, **TRUSTED, **variant.arguments)
-        self.exact_optimizer = variant.case.theirs(
-            self.exact, **TRUSTED, **variant.exact_arguments
-        )
+        self.exact_optimizer = variant.case.theirs(self.exact, **TRUSTED, **variant.exact_arguments)
 
     def step(self, grads: Sequence[Tensor | None]) -> None:
         for params, optimizer in (
@@ -96,7 +100,9 @@ class Lockstep:
             our_error = (all_elements(ours) - truth).abs().max().item()
             their_error = (all_elements(theirs) - truth).abs().max().item()
             bound = 2 * their_error + floor * max(1.0, truth.abs().max().item())
-            assert our_error <= bound, f"{what}: error {our_error:.3g}, torch's is {their_error:.3g}"
+            assert our_error <= bound, (
+                f"{what}: error {our_error:.3g}, torch's is {their_error:.3g}"
+            )
 
     def assert_moved(self, by: float) -> None:
         """Parameters have moved, on average by more than `by`."""

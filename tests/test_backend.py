@@ -9,29 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from schedule_cases import SCHEDULES, each_representative
-from schedule_lockstep import LR_KINDS, lrs, make_optimizer
 
 import fusedlr
-from cases import OPTIMIZERS, each_optimizer
+from cases import OPTIMIZERS, OptimizerCase
 from fusedlr import _backend
+from schedule_cases import REPRESENTATIVES, ScheduleCase
+from schedule_lockstep import LR_KINDS, lrs, make_optimizer
 
-TESTS = Path(__file__).parent
-
-
-def run_python(code, **environment):
-    """Runs code in a fresh interpreter that finds the package and the tests' modules."""
-    paths = [os.fspath(TESTS), os.fspath(Path(fusedlr.__file__).parent.parent)]
-    if "PYTHONPATH" in os.environ:
-        paths.append(os.environ["PYTHONPATH"])
-    finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
+ROOT = Path(__file__).parent.parent
 
 
 # What backend_info tells
@@ -47,7 +32,7 @@ def test_backend_info_tells_what_serves_the_cpu_and_why():
     assert info["threads"] == torch.get_num_threads()
     assert info["devices"]["cpu"]["engine"] == "cpu"
     assert info["simd"] in info["devices"]["cpu"]["reason"]
-    assert all(reason for reason in info["not_built"].values())
+    assert all(info["not_built"].values())
     json.dumps(info)
 
 
@@ -61,7 +46,7 @@ def test_backend_info_tells_of_a_forced_engine(monkeypatch):
 
 def test_an_unknown_engine_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("FUSEDLR_BACKEND", "abacus")
-    with pytest.raises(ValueError, match="FUSEDLR_BACKEND must be .*'abacus'"):
+    with pytest.raises(ValueError, match=r"FUSEDLR_BACKEND must be .*'abacus'"):
         fusedlr.backend_info()
 
 
@@ -71,30 +56,133 @@ def test_devices_without_an_engine_of_ours_say_so():
     assert "'xpu'" in reason
 
 
-def test_the_version_is_that_of_the_installed_package():
-    assert fusedlr.__version__ == importlib.metadata.version("fusedlr")
+def test_the_version_of_the_package_is_written_down_once():
+    settings = (ROOT / "pyproject.toml").read_text()
+    assert 'version = { attr = "fusedlr._version.__version__" }' in settings
+    for distribution in importlib.metadata.distributions(name="fusedlr"):
+        assert distribution.version == fusedlr.__version__
 
 
 # The torch engine
 
 
-def trained(library, optimizer_name, case, lr_kind="float", steps=12):
-    """Parameters and learning rates of a short training."""
-    optimizer = make_optimizer(library, lr=LR_KINDS[lr_kind], name=optimizer_name)
+def trained(library, optimizer_case: OptimizerCase, case: ScheduleCase, lr_kind: str):
+    """What a short training leaves: parameters, learning rates and the scheduler's state."""
+    optimizer = make_optimizer(library, lr=LR_KINDS[lr_kind], name=optimizer_case.name)
     scheduler = case.build(library, optimizer)
-    for step in range(1, steps + 1):
+    for step in range(1, 13):
         optimizer.step()
         scheduler.step(*case.step_arguments(step))
     params = [group["params"][0].tolist() for group in optimizer.param_groups]
     assert params != [[1.0, 1.0]] * 3
-    return params, [float(lr) for lr in lrs(optimizer)], scheduler.state_dict().keys()
+    return params, [float(lr) for lr in lrs(optimizer)], sorted(scheduler.state_dict())
+
+
+def assert_trains_exactly_as_torch(optimizer_case, case, lr_kind):
+    assert _backend.engine_for("cpu")[0] == "torch"
+    ours = trained(fusedlr, optimizer_case, case, lr_kind)
+    assert ours == trained(torch.optim, optimizer_case, case, lr_kind)
 
 
 @pytest.mark.parametrize("lr_kind", LR_KINDS)
-@each_representative
-@each_optimizer
-def test_the_torch_engine_gives_exactly_what_torch_gives(case, lr_kind, monkeypatch, request):
+@pytest.mark.parametrize("optimizer_case", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize("case", REPRESENTATIVES, ids=str)
+def test_the_torch_engine_trains_exactly_as_torch(case, optimizer_case, lr_kind, monkeypatch):
     monkeypatch.setenv("FUSEDLR_BACKEND", "torch")
-    schedule = request.getfixturevalue("schedule")
-    ours, theirs = (trained(library, case.name, schedule, lr_kind) for library in (fusedlr, torch.optim))
-    assert ours == theirs
+    assert_trains_exactly_as_torch(optimizer_case, case, lr_kind)
+
+
+def check_everything_on_the_torch_engine():
+    """What a process of its own runs, in which the torch engine is all there is."""
+    for optimizer_case in OPTIMIZERS:
+        for case in REPRESENTATIVES:
+            for lr_kind in LR_KINDS:
+                assert_trains_exactly_as_torch(optimizer_case, case, lr_kind)
+    print(json.dumps(fusedlr.backend_info()))
+
+
+def run_python(code, **environment):
+    """What code prints in a fresh interpreter that finds the package and the tests' modules."""
+    paths = [ROOT / "tests", Path(fusedlr.__file__).parent.parent, os.environ.get("PYTHONPATH", "")]
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_an_environment_variable_forces_the_torch_engine():
+    printed = run_python(
+        "import test_backend; test_backend.check_everything_on_the_torch_engine()",
+        FUSEDLR_BACKEND="torch",
+    )
+    info = json.loads(printed)
+    assert info["devices"]["cpu"]["engine"] == "torch"
+    assert info["extension"] is not None
+
+
+BLOCK_THE_EXTENSION = """
+import sys, warnings
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fusedlr._C":
+            raise ImportError("the extension was hidden")
+
+sys.meta_path.insert(0, Blocker())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import fusedlr
+    import fusedlr.lr_scheduler, fusedlr.optim
+    import test_backend
+for warning in caught:
+    if "fusedlr" in str(warning.message):
+        print(warning.category.__name__, warning.filename, warning.message)
+"""
+
+
+def test_without_the_extension_the_package_warns_once_and_works():
+    lines = run_python(
+        BLOCK_THE_EXTENSION + "test_backend.check_everything_on_the_torch_engine()"
+    ).splitlines()
+
+    warning, info = lines[0], json.loads(lines[1])
+    assert len(lines) == 2
+    assert warning.startswith("RuntimeWarning")
+    assert "the extension was hidden" in warning
+    assert "pip install --no-build-isolation -e ." in warning
+    assert info["extension"] is None
+    assert info["extension_error"] == "the extension was hidden"
+    assert info["simd"] is None
+    assert info["devices"]["cpu"]["engine"] == "torch"
+    assert "the extension was hidden" in info["devices"]["cpu"]["reason"]
+
+
+def check_training_under_another_default_device():
+    """Tables, steps and state lie where the parameters do, not where new tensors go by default."""
+    for optimizer_case in OPTIMIZERS:
+        params = []
+        for library in (fusedlr, torch.optim):
+            param = torch.nn.Parameter(torch.ones(3))
+            param.grad = torch.tensor([1.0, -2.0, 0.5])
+            last = torch.ones(1)
+            with torch.device("meta"):
+                optimizer = getattr(library, optimizer_case.name)([param], lr=0.1)
+                scheduler = library.lr_scheduler.ExponentialLR(optimizer, 0.5)
+                for _ in range(3):
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.load_state_dict(optimizer.state_dict())
+                optimizer.add_param_group({"params": [torch.nn.Parameter(last)]})
+                optimizer.step()
+            params.append(param.detach())
+        torch.testing.assert_close(*params)
+        assert (params[0] != 1).all()
+
+
+def test_another_default_device_changes_nothing():
+    """In a process of its own: a table on a device would be read as memory of the host."""
+    run_python("import test_backend; test_backend.check_training_under_another_default_device()")

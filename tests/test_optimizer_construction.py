@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import OPTIMIZERS, OptimizerCase, each_optimizer, each_variant
 from torch import Tensor
 from torch.nn import Parameter
 
 import fusedlr
+from cases import OPTIMIZERS, each_optimizer, each_variant
 
 
 def outcome(call: Callable[[], Any]) -> tuple[type | None, str, list[str]]:
@@ -226,6 +226,25 @@ def test_a_parameter_that_is_listed_twice_is_updated_twice_as_in_torch(case):
 
 
 @each_optimizer
+def test_the_default_device_is_not_where_an_optimizer_of_cpu_parameters_keeps_its_numbers(case):
+    results = []
+    for device in ("cpu", "meta"):
+        param, late = (Parameter(torch.ones(3, device="cpu")) for _ in range(2))
+        param.grad, late.grad = (torch.ones(3, device="cpu") for _ in range(2))
+        with torch.device(device):
+            optimizer = case.ours([param], **case.arguments, **case.with_all_state)
+            optimizer.step()
+            optimizer.add_param_group({"params": [late]})
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+            optimizer.step()
+        assert optimizer.lr.device.type == "cpu"
+        results.append((param.detach(), late.detach()))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert not torch.equal(results[0][0], torch.ones(3))
+
+
+@each_optimizer
 def test_subclasses_may_bring_their_own_step_and_name(case):
     class Clipped(case.ours):
         def step(self, closure=None):
@@ -235,7 +254,10 @@ def test_subclasses_may_bring_their_own_step_and_name(case):
 
     param, expected = Parameter(torch.ones(2)), Parameter(torch.ones(2))
     param.grad, expected.grad = torch.full((2,), 9.0), torch.full((2,), 0.5)
-    optimizer, reference = Clipped([param], **case.arguments), case.ours([expected], **case.arguments)
+    optimizer, reference = (
+        Clipped([param], **case.arguments),
+        case.ours([expected], **case.arguments),
+    )
     calls = []
     optimizer.register_step_post_hook(lambda *_: calls.append("post"))
     optimizer.step()

@@ -1,13 +1,14 @@
-"""torch's implementation flags: recorded, without influence on our values; and differentiable steps."""
+"""torch's implementation flags are recorded and change no value; differentiable steps."""
 
 from typing import Any
 
 import pytest
 import torch
-from cases import OPTIMIZERS, OptimizerCase, each_optimizer, random_tensor
-from lockstep import TRUSTED, parameters_like, random_grads, set_grads
 from torch import Tensor
 from torch.nn import Parameter
+
+from cases import OPTIMIZERS, OptimizerCase, each_optimizer, random_tensor
+from lockstep import TRUSTED, parameters_like, random_grads, set_grads
 
 each_flags = pytest.mark.parametrize(
     ("case", "flags"),
@@ -78,7 +79,7 @@ def test_flags_may_change_while_training(case, generator):
     assert not torch.equal(results[0], start[0])
 
 
-# ------------------------------------------------------------------------------------ differentiable
+# ----------------------------------------------------------------------------------- differentiable
 
 
 def gradients_through_a_step(

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import OptimizerCase, each_optimizer, random_tensor
-from lockstep import TRUSTED, random_grads, set_grads
 from torch import Tensor
 from torch.nn import Parameter
+
+from cases import OptimizerCase, each_optimizer, random_tensor
+from lockstep import TRUSTED, random_grads, set_grads
 
 SHAPES = [[(4, 3), (5,)], [(6,)]]
 

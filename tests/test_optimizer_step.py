@@ -1,16 +1,17 @@
-"""What surrounds the arithmetic of a step: closures, hooks, gradients that come and go, autograd."""
+"""What surrounds the arithmetic: gradients that come and go, autograd, closures, hooks."""
 
 from typing import Any
 
 import pytest
 import torch
-from cases import OptimizerCase, each_optimizer, random_tensor
-from lockstep import TRUSTED, set_grads
 from torch.nn import Parameter
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+
+from cases import OptimizerCase, each_optimizer, random_tensor
+from lockstep import TRUSTED, set_grads
 
 
 def simple(case: OptimizerCase, num_params: int = 1) -> tuple[list[Parameter], Any]:
@@ -138,6 +139,30 @@ def test_a_step_works_in_inference_no_grad_and_enabled_grad_modes_alike(case, en
         results.append(param.detach())
     assert torch.equal(*results)
     assert not torch.equal(results[0], torch.ones(3))
+
+
+@each_optimizer
+def test_an_optimizer_of_each_parameter_may_step_during_backward(case, engine):
+    results = []
+    for optimizer_class, flags in ((case.ours, {}), (case.theirs, TRUSTED)):
+        params = [Parameter(torch.tensor([1.0, -2.0])), Parameter(torch.tensor([3.0, 0.5]))]
+        optimizers = {
+            param: optimizer_class([param], **case.arguments, **case.with_all_state, **flags)
+            for param in params
+        }
+
+        def step(param, optimizers=optimizers):
+            optimizers[param].step()
+            optimizers[param].zero_grad()
+
+        for param in params:
+            param.register_post_accumulate_grad_hook(step)
+        for _ in range(3):
+            sum((param**2).sum() for param in params).backward()
+            assert all(param.grad is None for param in params)
+        results.append([param.detach() for param in params])
+    torch.testing.assert_close(*results, rtol=2e-6, atol=2e-6)
+    assert not torch.equal(results[0][0], torch.tensor([1.0, -2.0]))
 
 
 # --------------------------------------------------------------------------------------- closures
@@ -316,7 +341,8 @@ def test_hooks_may_replace_what_is_saved_and_what_is_loaded(case):
 @each_optimizer
 def test_a_profiler_sees_the_ranges_that_it_sees_of_torch(case):
     _, optimizer = simple(case)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, acc_events=True) as profile:
         optimizer.step()
         optimizer.zero_grad()
     names = {event.name for event in profile.events()}

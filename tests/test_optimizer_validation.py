@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import OptimizerCase, each_optimizer, random_tensor
-from lockstep import random_grads, set_grads
 from torch import Tensor
 from torch.nn import Parameter
+
+from cases import OptimizerCase, each_optimizer, random_tensor
+from lockstep import random_grads, set_grads
 
 SHAPE = (2, 3)
 
@@ -141,7 +142,12 @@ def test_an_embedding_with_sparse_gradients_is_refused(case):
 
 @pytest.mark.parametrize(
     "replacement",
-    [torch.ones(3, 2), torch.ones(()), torch.ones(SHAPE, dtype=torch.int64), torch.ones(SHAPE).to_sparse()],
+    [
+        torch.ones(3, 2),
+        torch.ones(()),
+        torch.ones(SHAPE, dtype=torch.int64),
+        torch.ones(SHAPE).to_sparse(),
+    ],
     ids=["shape", "0-dim", "integers", "sparse"],
 )
 @each_optimizer

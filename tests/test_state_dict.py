@@ -1,17 +1,18 @@
-"""Checkpoints, copies and pickles: exchanged with torch.optim in both directions, loaded in place."""
+"""Checkpoints, copies and pickles: exchanged with torch.optim, and loaded in place."""
 
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections import defaultdict
 from typing import Any
 
 import pytest
 import torch
-from cases import DTYPE, OptimizerCase, each_optimizer, each_variant, random_tensor
-from lockstep import TRUSTED, parameters_like, random_grads, set_grads
 from torch import Tensor
 from torch.nn import Parameter
+
+from cases import DTYPE, each_optimizer, each_variant, random_tensor
+from lockstep import TRUSTED, parameters_like, random_grads, set_grads
 
 SHAPES = [[(4, 3), (5,)], [(), (6,)]]
 TOLERANCE = DTYPE[torch.float32].tolerance
@@ -79,9 +80,7 @@ def test_the_state_dict_has_the_structure_and_values_of_torch(variant):
     assert type(our_state["param_groups"][0]) is dict
     assert all(type(entries) is dict for entries in our_state["state"].values())
     for key, entries in their_state["state"].items():
-        torch.testing.assert_close(
-            our_state["state"][key], entries, rtol=TOLERANCE, atol=TOLERANCE
-        )
+        torch.testing.assert_close(our_state["state"][key], entries, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @each_optimizer
@@ -127,7 +126,9 @@ def test_a_checkpoint_survives_a_file_that_holds_only_weights(variant):
 
 @each_optimizer
 def test_state_tensors_alias_and_hypers_are_snapshots(case):
-    optimizer = new(case.ours, **{**case.arguments, "lr": torch.tensor(0.05)}, **case.with_all_state)
+    optimizer = new(
+        case.ours, **{**case.arguments, "lr": torch.tensor(0.05)}, **case.with_all_state
+    )
     train(optimizer, 1)
     saved = optimizer.state_dict()
     for entries, param in zip(saved["state"].values(), all_params(optimizer), strict=True):
@@ -218,7 +219,9 @@ def test_a_tensor_lr_stays_the_tensor_of_the_user_when_a_checkpoint_is_loaded(ca
     assert torch.equal(param, torch.ones(2))
 
 
-@pytest.mark.parametrize(("own", "loaded"), [(0.05, torch.tensor(0.25)), (torch.tensor(0.05), 0.25)])
+@pytest.mark.parametrize(
+    ("own", "loaded"), [(0.05, torch.tensor(0.25)), (torch.tensor(0.05), 0.25)]
+)
 @each_optimizer
 def test_float_and_tensor_lr_replace_each_other_as_in_torch(case, own, loaded, engine):
     results = []
@@ -414,6 +417,28 @@ def test_a_copy_is_a_whole_optimizer(case, copier):
     scheduler.step()
     assert calls == ["step", "save", "step"]
     assert twin.lr[0] == pytest.approx(case.arguments["lr"] / 10)
+
+
+@pytest.mark.parametrize(
+    "copier",
+    [copy.copy, copy.deepcopy, pickled, lambda state: state.copy(), lambda state: state | {}],
+)
+@each_optimizer
+def test_a_copy_of_the_state_alone_is_a_defaultdict_as_in_torch(case, copier):
+    results = []
+    for optimizer_class in (case.ours, case.theirs):
+        optimizer = train(new(optimizer_class, **case.arguments, **case.with_all_state), 1)
+        twin = copier(optimizer.state)
+        assert isinstance(twin, defaultdict)
+        twin["new"]["note"] = 1
+        assert "new" not in optimizer.state
+        twin.clear()
+        assert len(optimizer.state) == 4
+        entries = copier(optimizer.state[all_params(optimizer)[0]])
+        entries.pop(case.state_names[0])
+        assert case.state_names[0] in optimizer.state[all_params(optimizer)[0]]
+        results.append(optimizer)
+    assert_goes_on_alike(*results, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @each_optimizer

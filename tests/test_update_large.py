@@ -8,25 +8,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import OPTIMIZERS, OptimizerCase, each_optimizer, random_tensor
-from lockstep import TRUSTED, parameters_like, set_grads
 from torch import Tensor
 from torch.nn import Parameter
+
+from cases import OPTIMIZERS, OptimizerCase, each_optimizer, random_tensor
+from lockstep import TRUSTED, parameters_like, set_grads
 
 NUMEL = 2**31 + 12_345
 # The first and last elements, and those around the reach of narrower indices.
 PLACES = [0, 1, 2**15, 2**16, 2**30, 2**31 - 1, 2**31, 2**31 + 1, NUMEL - 2, NUMEL - 1]
 DTYPE = torch.bfloat16
 
-# Updating all elements of such a parameter writes 4 GiB. State of its size would double or triple that
-# and shows nothing more, as the walk is the same for every rule. On a machine with less memory to spare,
-# the tensor with wide gaps below still reaches the same offsets, of the same widths.
+# Updating all elements of such a parameter writes 4 GiB. State of its size would double or triple
+# that and show nothing more, as the walk is the same for every rule. On a machine with less memory
+# to spare, the tensor with wide gaps below still reaches offsets of the same width.
 DENSE_GIB = 6
 
 
 def available_gib() -> float:
     meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    found = (
+        re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    )
     return int(found[1]) / 2**20 if found else 0.0
 
 
@@ -91,7 +94,7 @@ def test_offsets_of_more_than_31_bits_are_reached_in_a_tensor_with_wide_gaps(cas
 
 @pytest.fixture
 def _without_garbage_collection() -> Iterator[None]:
-    """Looking for garbage while hundreds of thousands of objects are made takes most of the time."""
+    """Looking for garbage while so many objects are made takes most of the time."""
     gc.disable()
     yield
     gc.enable()

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import Parameter
+
 from cases import (
+    DTYPE,
     DTYPES,
     LAYOUT_SHAPE,
     LAYOUTS,
@@ -14,7 +17,6 @@ from cases import (
     random_tensor,
 )
 from lockstep import Lockstep, parameters_like, set_grads
-from torch.nn import Parameter
 
 CONTIGUOUS = LAYOUTS[0]
 STEPS = 2
@@ -28,9 +30,7 @@ each_state_layout = pytest.mark.parametrize("state_layout", LAYOUTS, ids=lambda 
 def values(request):
     """Values of a parameter and of its gradients."""
     generator = torch.Generator().manual_seed(0)
-    return [
-        random_tensor(LAYOUT_SHAPE, request.param.dtype, generator) for _ in range(1 + STEPS)
-    ]
+    return [random_tensor(LAYOUT_SHAPE, request.param.dtype, generator) for _ in range(1 + STEPS)]
 
 
 def new_optimizer(case: OptimizerCase, param: Parameter) -> torch.optim.Optimizer:
@@ -61,7 +61,7 @@ def place_state(
 @each_optimizer
 def test_the_contiguous_result_that_layouts_are_compared_with_is_as_accurate_as_torch(case, values):
     variant = Variant(case, "", {**case.with_all_state, "weight_decay": 0.1})
-    dtype = next(row for row in DTYPES if row.dtype == values[0].dtype)
+    dtype = DTYPE[values[0].dtype]
     run = Lockstep(variant, values[:1], dtype.exact)
     for grad in values[1:]:
         run.step([grad])

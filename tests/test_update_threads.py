@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from cases import LAYOUTS, Guarded, each_dtype, each_optimizer, random_tensor
 from lockstep import parameters_like, random_grads, set_grads
 

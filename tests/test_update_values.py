@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+
 from cases import (
+    DTYPE,
     DTYPES,
     LARGE_SIZES,
     SHAPES,
@@ -15,7 +17,6 @@ from cases import (
     variants_of,
 )
 from lockstep import (
-    TRUSTED,
     Lockstep,
     all_elements,
     parameters_like,
@@ -72,7 +73,7 @@ def test_a_thousand_tiny_tensors_are_as_accurate_as_torch(case, dtype, generator
 def test_fifty_steps_are_as_accurate_as_torch(case, generator):
     for variant in variants_of(case):
         tensors = [random_tensor((300,), torch.float32, generator)]
-        assert_trains_as_torch(variant, DTYPES[1], tensors, generator, steps=50)
+        assert_trains_as_torch(variant, DTYPE[torch.float32], tensors, generator, steps=50)
 
 
 @each_dtype
@@ -126,8 +127,8 @@ def test_groups_of_other_dtypes_and_flags_in_one_optimizer_each_follow_their_own
             assert not torch.equal(param, start)
 
 
-# In float16 torch overflows between two operations of a step, where we do not; and it multiplies complex
-# numbers by complex scalars, which makes NaNs of infinities.
+# In float16 torch overflows between two operations of a step, where we do not; and it multiplies
+# complex numbers by complex scalars, which makes NaNs of infinities.
 @pytest.mark.parametrize(
     "dtype", [dtype for dtype in DTYPES if dtype.max > 1e30 and not dtype.dtype.is_complex], ids=str
 )

@@ -22,59 +22,58 @@ void write_(at::Tensor& tensor, double value) {
 
 }  // namespace
 
-void LiveTensors::add(at::Tensor tensor, at::Tensor table, int64_t index,
-                      c10::optional<at::Tensor> source) {
-  Link link;
-  link.slot = table.mutable_data_ptr<double>() + index;
-  link.table = std::move(table);
-  link.tensor = std::move(tensor);
-  link.tensor_value = read(link.tensor);
-  // Keep what the slot knows beyond the precision of the tensor.
-  at::Tensor rounded = link.tensor.detach().clone();
-  write_(rounded, *link.slot);
-  if (read(rounded) != link.tensor_value) *link.slot = link.tensor_value;
-  link.slot_value = *link.slot;
-  // A tensor that differs from its source has gone its own way.
-  if (source.has_value() && read(*source) == link.tensor_value) link.source = *source;
-  link.source_value = link.tensor_value;
-  links_.push_back(std::move(link));
+void LiveTensors::set_table(at::Tensor lr, at::Tensor hypers) {
+  lr_ = std::move(lr);
+  hypers_ = std::move(hypers);
 }
 
-void LiveTensors::refresh_() {
-  for (Link& link : links_) {
+double& LiveTensors::slot(int64_t group, int64_t column) {
+  if (column < 0) return lr_.mutable_data_ptr<double>()[group];
+  return hypers_.mutable_data_ptr<double>()[group * hypers_.size(1) + column];
+}
+
+void LiveTensors::put(int64_t group, int64_t column, at::Tensor tensor,
+                      const c10::optional<at::Tensor>& source) {
+  Link link;
+  link.tensor = std::move(tensor);
+  link.tensor_value = link.source_value = read(link.tensor);
+  if (source.has_value()) link.source = *source;
+  link.slot_value = slot(group, column);
+  links_[{group, column}] = std::move(link);
+}
+
+void LiveTensors::drop(int64_t group, int64_t column) { links_.erase({group, column}); }
+
+void LiveTensors::sync_() {
+  for (auto& [place, link] : links_) {
+    double& table_value = slot(place.first, place.second);
     double value = read(link.tensor);
-    if (link.source.defined()) {
-      const double source_value = read(link.source);
-      if (value != link.tensor_value) {
-        link.source.reset();
-      } else if (source_value != link.source_value) {
-        write_(link.tensor, source_value);
-        link.source_value = source_value;
-        value = read(link.tensor);
-      }
+    if (value != link.tensor_value) {
+      link.source.reset();
+    } else if (table_value != link.slot_value) {
+      write_(link.tensor, table_value);
+      link.tensor_value = read(link.tensor);
+      link.slot_value = table_value;
+      link.source.reset();
+      continue;
+    } else if (link.source.defined() && read(link.source) != link.source_value) {
+      link.source_value = read(link.source);
+      write_(link.tensor, link.source_value);
+      value = read(link.tensor);
     }
     if (value == link.tensor_value) continue;
-    *link.slot = link.slot_value = link.tensor_value = value;
-  }
-}
-
-void LiveTensors::publish_() {
-  for (Link& link : links_) {
-    if (*link.slot == link.slot_value) continue;
-    write_(link.tensor, *link.slot);
-    link.tensor_value = read(link.tensor);
-    link.slot_value = *link.slot;
-    link.source.reset();
+    table_value = link.slot_value = link.tensor_value = value;
   }
 }
 
 void bind_live_tensors(py::module_& module) {
   py::class_<LiveTensors>(module, "LiveTensors")
       .def(py::init<>())
-      .def("add", &LiveTensors::add, py::arg("tensor"), py::arg("table"), py::arg("index"),
-           py::arg("source") = py::none())
-      .def("refresh_", &LiveTensors::refresh_)
-      .def("publish_", &LiveTensors::publish_);
+      .def("set_table", &LiveTensors::set_table, py::arg("lr"), py::arg("hypers"))
+      .def("put", &LiveTensors::put, py::arg("group"), py::arg("column"), py::arg("tensor"),
+           py::arg("source"))
+      .def("drop", &LiveTensors::drop, py::arg("group"), py::arg("column"))
+      .def("sync_", &LiveTensors::sync_);
 }
 
 }  // namespace fusedlr

@@ -1,35 +1,42 @@
 // Hypers that the user gave as tensors. The user's tensor stays live: what is written into it in
-// place reaches the group table before the next step, and what a schedule writes into the table
-// reaches it.
+// place reaches the group table, and what is written into the table (by a schedule, say) reaches
+// the tensor.
 #pragma once
 
-#include "bindings/torch_headers.h"
+#include <map>
+#include <utility>
 
-#include <vector>
+#include "bindings/torch_headers.h"
 
 namespace fusedlr {
 
 class LiveTensors {
  public:
-  // Ties `tensor` (one element) to element `index` of `table` (float64, on the CPU). With `source`,
-  // a tensor that the user shares among several groups, `tensor` follows it until somebody writes
-  // into `tensor` itself: from then on the group goes its own way.
-  void add(at::Tensor tensor, at::Tensor table, int64_t index, c10::optional<at::Tensor> source);
+  // The group table: lr [num_groups] and hypers [num_groups, num_hypers], float64 on the CPU.
+  void set_table(at::Tensor lr, at::Tensor hypers);
 
-  // Tensors -> table.
-  void refresh_();
-  // Table -> tensors, where the table has changed.
-  void publish_();
+  // Ties `tensor` (one element) to a column of a group; column -1 is lr. With `source`, a tensor
+  // that the user shares among groups, `tensor` follows it until somebody writes into `tensor` or
+  // into the table: from then on the group goes its own way.
+  void put(int64_t group, int64_t column, at::Tensor tensor,
+           const c10::optional<at::Tensor>& source);
+  void drop(int64_t group, int64_t column);
+
+  // Carries what was written since the last call to the other side; a tensor wins over the table.
+  void sync_();
 
  private:
   struct Link {
-    at::Tensor tensor, table, source;
-    double* slot;
-    // Last seen values. A tensor of lower precision cannot hold what is in the slot, so "has
+    at::Tensor tensor, source;
+    // Last seen values. A tensor of lower precision cannot hold what is in the table, so "has
     // anybody written?" compares each place with its own last value.
     double tensor_value, source_value, slot_value;
   };
-  std::vector<Link> links_;
+
+  double& slot(int64_t group, int64_t column);
+
+  at::Tensor lr_, hypers_;
+  std::map<std::pair<int64_t, int64_t>, Link> links_;
 };
 
 void bind_live_tensors(py::module_& module);

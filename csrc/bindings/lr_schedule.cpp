@@ -10,10 +10,12 @@
 namespace fusedlr {
 namespace {
 
-// Reads one number per group from a Python list; nothing has moved when one is missing or no
-// number.
-std::vector<double> read_per_group(const py::list& values, int64_t num_groups, const char* what) {
-  const auto size = static_cast<int64_t>(values.size());
+// Reads one number per group from a Python sequence; nothing has moved when one is missing or none.
+std::vector<double> read_per_group(const py::object& values, int64_t num_groups, const char* what) {
+  const auto items = py::reinterpret_steal<py::object>(
+      PySequence_Fast(values.ptr(), "a scheduler needs a sequence with one entry for each group"));
+  if (!items) throw py::error_already_set();
+  const auto size = static_cast<int64_t>(PySequence_Fast_GET_SIZE(items.ptr()));
   if (size != num_groups) {
     throw py::value_error("the scheduler has " + std::to_string(size) + " " + what +
                           ", but the optimizer has " + std::to_string(num_groups) +
@@ -21,7 +23,7 @@ std::vector<double> read_per_group(const py::list& values, int64_t num_groups, c
   }
   std::vector<double> numbers(num_groups);
   for (int64_t g = 0; g < num_groups; ++g) {
-    numbers[g] = PyFloat_AsDouble(PyList_GET_ITEM(values.ptr(), g));
+    numbers[g] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(items.ptr(), g));
     if (numbers[g] == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
   }
   return numbers;
@@ -38,7 +40,7 @@ struct Schedule {
   }
 };
 
-void move_lr_(at::Tensor& lr, const Move& move, const py::list& base_lrs) {
+void move_lr_(at::Tensor& lr, const Move& move, const py::object& base_lrs) {
   double* value = lr.mutable_data_ptr<double>();
   if (!needs_base_lr(move)) {
     for (int64_t g = 0; g < lr.numel(); ++g) value[g] = apply(move, value[g], 0.0);
@@ -49,7 +51,7 @@ void move_lr_(at::Tensor& lr, const Move& move, const py::list& base_lrs) {
 }
 
 // Moves every group's lr to `epoch`, by the chainable or by the closed form.
-void schedule_(at::Tensor lr, Schedule schedule, const py::list& base_lrs, double epoch,
+void schedule_(at::Tensor lr, Schedule schedule, const py::object& base_lrs, double epoch,
                bool is_initial, bool is_restarted, bool closed_form) {
   schedule.op.milestones = schedule.milestones.data();
   schedule.op.num_milestones = static_cast<int64_t>(schedule.milestones.size());
@@ -59,10 +61,11 @@ void schedule_(at::Tensor lr, Schedule schedule, const py::list& base_lrs, doubl
 }
 
 // lr[g] = base_lr[g] * lambdas[g](epoch). A function that serves consecutive groups is called once.
-void schedule_lambdas_(at::Tensor lr, const py::list& lambdas, const py::list& base_lrs,
+void schedule_lambdas_(at::Tensor lr, const py::sequence& given_lambdas, const py::object& base_lrs,
                        const py::object& epoch) {
   const int64_t num_groups = lr.numel();
   const std::vector<double> base = read_per_group(base_lrs, num_groups, "base_lrs");
+  const py::list lambdas(given_lambdas);  // a copy: a function may change the original
   if (static_cast<int64_t>(lambdas.size()) != num_groups) {
     throw py::value_error("the scheduler has " + std::to_string(lambdas.size()) +
                           " lr_lambdas, but the optimizer has " + std::to_string(num_groups) +
@@ -83,7 +86,7 @@ void schedule_lambdas_(at::Tensor lr, const py::list& lambdas, const py::list& b
   std::copy(moved.begin(), moved.end(), lr.mutable_data_ptr<double>());
 }
 
-void schedule_plateau_(at::Tensor lr, double factor, const py::list& min_lrs, double eps) {
+void schedule_plateau_(at::Tensor lr, double factor, const py::object& min_lrs, double eps) {
   const std::vector<double> min_lr = read_per_group(min_lrs, lr.numel(), "min_lrs");
   double* value = lr.mutable_data_ptr<double>();
   for (int64_t g = 0; g < lr.numel(); ++g) {

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -77,7 +78,8 @@ template <class... Part>
 
 }  // namespace
 
-Plan::Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error, int64_t capacity)
+Plan::Plan(py::list groups, at::Tensor lr, at::Tensor hypers, std::string sparse_error,
+           int64_t capacity)
     : lr_(std::move(lr)), hypers_(std::move(hypers)), sparse_error_(std::move(sparse_error)) {
   tables_.lr = lr_.const_data_ptr<double>();
   tables_.hypers = hypers_.const_data_ptr<double>();
@@ -86,6 +88,7 @@ Plan::Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error, int64_t c
   tables_.tensors.reserve(capacity);
   tensors_.reserve(capacity);
   findings_.reserve(capacity);
+  watch_(std::move(groups));
 }
 
 std::string Plan::name_of(size_t index) const {
@@ -312,20 +315,18 @@ Plan::Finding Plan::look_at_(size_t index) {
   return record.has_state ? Finding::plain_grad : Finding::needs_state;
 }
 
-bool Plan::lists_have_changed() const {
-  for (const WatchedList& watched : watched_) {
-    PyObject* list = watched.list.ptr();
-    const auto size = static_cast<Py_ssize_t>(watched.items.size());
-    if (PyList_GET_SIZE(list) != size) return true;
-    for (Py_ssize_t i = 0; i < size; ++i) {
-      if (PyList_GET_ITEM(list, i) != watched.items[i].ptr()) return true;
-    }
+bool Plan::has_changed(const WatchedList& watched) {
+  PyObject* list = watched.list.ptr();
+  const auto size = static_cast<Py_ssize_t>(watched.items.size());
+  if (PyList_GET_SIZE(list) != size) return true;
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    if (PyList_GET_ITEM(list, i) != watched.items[i].ptr()) return true;
   }
   return false;
 }
 
 Readiness Plan::gather_() {
-  if (lists_have_changed()) return Readiness::stale;
+  if (std::any_of(watched_.begin(), watched_.end(), has_changed)) return Readiness::stale;
   at::parallel_for(0, num_tensors(), kGatherGrain, [&](int64_t first, int64_t last) {
     for (int64_t index = first; index < last; ++index) findings_[index] = look_at_(index);
   });
@@ -426,11 +427,11 @@ void bind_plan(py::module_& module) {
       .value("needs_state", Readiness::needs_state);
 
   py::class_<Plan>(module, "Plan", collectable)
-      .def(py::init<at::Tensor, at::Tensor, std::string, int64_t>(), py::arg("lr"),
-           py::arg("hypers"), py::arg("sparse_error"), py::arg("capacity"))
+      .def(py::init<py::list, at::Tensor, at::Tensor, std::string, int64_t>(), py::arg("groups"),
+           py::arg("lr"), py::arg("hypers"), py::arg("sparse_error"), py::arg("capacity"))
+      .def("groups_have_changed", &Plan::groups_have_changed)
       .def("add_params_", &Plan::add_params_, py::arg("group"), py::arg("rule"), py::arg("params"),
            py::arg("positions"))
-      .def("watch_", &Plan::watch_, py::arg("list"))
       .def("set_state_", &Plan::set_state_, py::arg("index"), py::arg("step"), py::arg("state"))
       .def_property_readonly("missing", &Plan::missing)
       .def_property_readonly("num_tensors", &Plan::num_tensors)

@@ -25,7 +25,9 @@ class Plan {
   // `lr` is float64 [num_groups] and `hypers` float64 [num_groups, num_hypers], both on the CPU.
   // `sparse_error` is what a sparse gradient raises. `capacity` is how many parameters will be
   // added.
-  Plan(at::Tensor lr, at::Tensor hypers, std::string sparse_error, int64_t capacity);
+  // `groups` is optimizer.param_groups.
+  Plan(py::list groups, at::Tensor lr, at::Tensor hypers, std::string sparse_error,
+       int64_t capacity);
 
   // Adds parameters of group `group`, which follows `rule`. `positions` are their places in
   // `params`, group["params"] itself: an entry that is replaced there makes the plan stale.
@@ -45,8 +47,8 @@ class Plan {
   // Updates all gathered parameters. Cannot fail, so that a step is never half done.
   void run_();
 
-  // Makes the plan stale as soon as an entry of `list` is added, removed or replaced.
-  void watch_(py::list list);
+  // Whether an entry of optimizer.param_groups was added, removed or replaced.
+  bool groups_have_changed() const { return has_changed(watched_.front()); }
 
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
   int64_t table_bytes() const;
@@ -88,7 +90,9 @@ class Plan {
 
   enum class Finding : uint8_t { no_grad, plain_grad, unusual_grad, needs_state, stale };
 
-  bool lists_have_changed() const;
+  // Makes the plan stale as soon as an entry of `list` is added, removed or replaced.
+  void watch_(py::list list);
+  static bool has_changed(const WatchedList& watched);
   Finding look_at_(size_t index);
   bool point_to_state_(size_t index);
   static bool is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad);

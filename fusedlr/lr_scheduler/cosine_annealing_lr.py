@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler
+from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler, nonzero
 
 
 class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnnealingLR):
@@ -50,9 +50,8 @@ class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnneali
     def __init__(
         self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        if T_max == 0:
-            raise ValueError(f"T_max must not be 0, but got {T_max}")
+        nonzero("T_max", T_max)
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
     def _parameters(self) -> dict[str, Any]:
-        return {"period": self.T_max, "eta_min": self.eta_min}
+        return {"period": nonzero("T_max", self.T_max), "eta_min": self.eta_min}

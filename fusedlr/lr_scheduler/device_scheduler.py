@@ -17,10 +17,23 @@ def device_table(optimizer: Optimizer) -> GroupTable | None:
     table = getattr(optimizer, "_table", None)
     if not isinstance(table, GroupTable) or _backend.engine_for("cpu")[0] == "torch":
         return None
-    if len(table) != len(optimizer.param_groups):
+    if not optimizer._groups_are_adopted():  # type: ignore[attr-defined]
         optimizer._adopt_groups()  # type: ignore[attr-defined]
-        table = optimizer._table  # type: ignore[attr-defined]
-    return table
+    adopted: GroupTable = optimizer._table  # type: ignore[attr-defined]
+    return adopted
+
+
+def _is_of_library(cls: type, name: str) -> bool:
+    """Whether method `name` of a scheduler class, if it has one, is torch's or ours."""
+    owners = (base for base in cls.__mro__ if name in base.__dict__)
+    return next(owners, DeviceScheduler).__module__.startswith(("fusedlr.", "torch.optim."))
+
+
+def nonzero(name: str, value: float) -> float:
+    """`value`, a period of a scheduler; raises ValueError if it is 0."""
+    if value == 0:
+        raise ValueError(f"{name} must not be 0, but got {value}")
+    return value
 
 
 class DeviceScheduler(torch_scheduler.LRScheduler):
@@ -34,20 +47,24 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
     # Not part of torch's state_dict.
     _own_fields = ("_lr_snapshot",)
 
-    # The lr of all groups after the last step, if `_last_lr` has not been read since.
-    _lr_snapshot: Tensor | None = None
+    # The lr of all groups after the last step, and those of their tensors; None once `_last_lr` has
+    # been read.
+    _lr_snapshot: tuple[Tensor, dict[int, Tensor]] | None = None
 
     @property
     def _last_lr(self) -> list[Any]:
         if self._lr_snapshot is not None:
-            values = self._lr_snapshot.tolist()
+            snapshot, tensors = self._lr_snapshot
             self._lr_snapshot = None
-            self.__dict__["_last_lr"] = [
-                group["lr"].detach().clone().fill_(value)
-                if isinstance(group["lr"], Tensor)
-                else value
-                for group, value in zip(self.optimizer.param_groups, values, strict=False)
-            ]
+            values: list[Any] = snapshot.tolist()
+            for index, group in enumerate(self.optimizer.param_groups[: len(values)]):
+                # An int stays an int as long as nothing has moved it.
+                stored = dict.get(group, "lr")
+                if isinstance(stored, int) and stored == values[index]:
+                    values[index] = stored
+            for index, tensor in tensors.items():
+                values[index] = tensor.detach().clone().fill_(values[index])
+            self.__dict__["_last_lr"] = values
         try:
             return self.__dict__["_last_lr"]  # type: ignore[no-any-return]
         except KeyError:
@@ -60,8 +77,8 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
 
     def _finish_move(self, table: GroupTable) -> None:
         """Makes a move of the lr tensor known to the user's tensors and to ``get_last_lr``."""
-        table.publish()
-        self._lr_snapshot = table.lr.clone()
+        table.sync()
+        self._lr_snapshot = table.lr.clone(), table.lr_tensors()
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with the keys of the torch class; loads there, and the other way round."""
@@ -81,13 +98,13 @@ class EpochScheduler(DeviceScheduler):
 
     # Whether `step(epoch)` has a closed form.
     _has_closed_form = True
-    # Whether a subclass of the user's has a get_lr of its own, which must be called then.
+    # Whether a subclass of the user's has a formula of its own, which must be called then.
     _brings_own_formula = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        owner = next(base for base in cls.__mro__ if "get_lr" in base.__dict__)
-        cls._brings_own_formula = not owner.__module__.startswith(("fusedlr.", "torch.optim."))
+        formulas = ("get_lr", "_get_closed_form_lr")
+        cls._brings_own_formula = not all(_is_of_library(cls, name) for name in formulas)
 
     def _move(self, table: GroupTable, epoch: Any, closed_form: bool) -> None:
         """Moves the lr of all groups to `epoch`."""
@@ -98,10 +115,16 @@ class EpochScheduler(DeviceScheduler):
         if table is None or self._brings_own_formula:
             super()._update_lr(epoch)
             return
-        table.refresh()
-        new_epoch = self.last_epoch + 1 if epoch is None else epoch
-        self._move(table, new_epoch, closed_form=epoch is not None and self._has_closed_form)
-        self.last_epoch = new_epoch
+        table.sync()
+        closed_form = epoch is not None and self._has_closed_form
+        last_epoch = self.last_epoch
+        self.last_epoch = last_epoch + 1 if epoch is None else epoch
+        self._get_lr_called_within_step = False
+        try:
+            self._move(table, self.last_epoch, closed_form)
+        except Exception:
+            self.last_epoch = last_epoch
+            raise
         self._finish_move(table)
 
 

@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
 from fusedlr import _backend
 from fusedlr.lr_scheduler.device_scheduler import DeviceScheduler, device_table
-from fusedlr.optim.group_table import GroupTable
 
 
 class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -68,14 +67,19 @@ class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlat
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0  # bad epochs do not count in cooldown
 
-        table.refresh()
+        table.sync()
         if self.num_bad_epochs > self.patience:
-            self._reduce(table)
+            self._reduce_lr(self.last_epoch)
             self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
         self._finish_move(table)
 
-    def _reduce(self, table: GroupTable) -> None:
-        if len(self.min_lrs) != len(table) and self.default_min_lr is not None:
-            self.min_lrs = [self.default_min_lr] * len(table)
+    def _reduce_lr(self, epoch: Any) -> None:
+        table = device_table(self.optimizer)
+        lowest = self.default_min_lr
+        if table is None or (len(self.min_lrs) != len(table) and lowest is None):
+            super()._reduce_lr(epoch)
+            return
+        if len(self.min_lrs) != len(table) and lowest is not None:
+            self.min_lrs = [lowest] * len(table)
         _backend.schedule_plateau_(table.lr, self.factor, self.min_lrs, self.eps)

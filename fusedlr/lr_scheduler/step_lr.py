@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler
+from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler, nonzero
 
 
 class StepLR(FormulaScheduler, torch.optim.lr_scheduler.StepLR):
@@ -42,9 +42,8 @@ class StepLR(FormulaScheduler, torch.optim.lr_scheduler.StepLR):
     def __init__(
         self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
-        if step_size == 0:
-            raise ValueError(f"step_size must not be 0, but got {step_size}")
+        nonzero("step_size", step_size)
         super().__init__(optimizer, step_size, gamma, last_epoch)
 
     def _parameters(self) -> dict[str, Any]:
-        return {"gamma": self.gamma, "period": self.step_size}
+        return {"gamma": self.gamma, "period": nonzero("step_size", self.step_size)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.optim.adam import adam
 
 from fusedlr.optim.optimizer import FusedOptimizer
 from fusedlr.optim.param_group import ParamGroup
@@ -68,7 +69,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         has_complex = self._init_group(group, *tensors)  # type: ignore[no-untyped-call]
         params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = tensors
         beta1, beta2 = group["betas"]
-        torch.optim.adam.adam(
+        adam(
             params,
             grads,
             exp_avgs,

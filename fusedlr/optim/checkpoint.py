@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedlr.optim.group_table import GroupTable
 from fusedlr.optim.revision import OptimizerState, ParamState
 
 
@@ -44,6 +45,20 @@ def match_params(groups: list[Any], saved_groups: list[dict[str, Any]]) -> dict[
     ids = chain.from_iterable(saved["params"] for saved in saved_groups)
     params = chain.from_iterable(group["params"] for group in groups)
     return dict(zip(ids, params, strict=True))
+
+
+def check(table: GroupTable, saved_groups: list[dict[str, Any]], saved_state: Any) -> None:
+    """Raises TypeError or ValueError if a checkpoint cannot be loaded as a whole."""
+    for index, saved in enumerate(saved_groups):
+        for key in table.keys & saved.keys():
+            table.check(index, key, saved[key])
+    ids = {key for saved in saved_groups for key in saved["params"]}
+    for key in ids & saved_state.keys():
+        if not isinstance(saved_state[key], Mapping):
+            raise TypeError(
+                f"the state of parameter {key} in the loaded state dict must be a dict, "
+                f"but is {saved_state[key]!r}"
+            )
 
 
 def load_group_(group: Any, saved: dict[str, Any]) -> None:

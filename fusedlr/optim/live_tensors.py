@@ -11,10 +11,9 @@ from torch import Tensor
 @dataclass
 class _Link:
     tensor: Tensor
-    slot: Tensor
     source: Tensor | None
     # Last seen values, each to be compared with its own place only: a tensor of lower precision
-    # cannot hold what is in the slot.
+    # cannot hold what is in the table.
     tensor_value: float
     source_value: float
     slot_value: float
@@ -24,40 +23,36 @@ class LiveTensors:
     """Keeps tensors and entries of the group table in step (``csrc/bindings/live_tensors.h``)."""
 
     def __init__(self) -> None:
-        self._links: list[_Link] = []
+        self._links: dict[tuple[int, int], _Link] = {}
 
-    def add(self, tensor: Tensor, table: Tensor, index: int, source: Tensor | None = None) -> None:
-        slot = table.view(-1)[index]
-        value = tensor.item()
-        if slot.to(tensor.dtype).item() != value:
-            slot.fill_(value)
-        if source is not None and source.item() != value:
-            source = None
-        source_value = 0.0 if source is None else source.item()
-        self._links.append(_Link(tensor, slot, source, value, source_value, slot.item()))
+    def set_table(self, lr: Tensor, hypers: Tensor) -> None:
+        self._lr, self._hypers = lr, hypers
+
+    def _slot(self, group: int, column: int) -> Tensor:
+        return self._lr[group] if column < 0 else self._hypers[group, column]
+
+    def put(self, group: int, column: int, tensor: Tensor, source: Tensor | None) -> None:
+        value, slot_value = tensor.item(), self._slot(group, column).item()
+        self._links[group, column] = _Link(tensor, source, value, value, slot_value)
+
+    def drop(self, group: int, column: int) -> None:
+        self._links.pop((group, column), None)
 
     @torch.no_grad()
-    def refresh_(self) -> None:
-        for link in self._links:
+    def sync_(self) -> None:
+        for (group, column), link in self._links.items():
+            slot = self._slot(group, column)
             value = link.tensor.item()
-            if link.source is not None:
-                source_value = link.source.item()
-                if value != link.tensor_value:
-                    link.source = None
-                elif source_value != link.source_value:
-                    link.tensor.fill_(source_value)
-                    link.source_value = source_value
-                    value = link.tensor.item()
             if value != link.tensor_value:
-                link.slot.fill_(value)
-                link.slot_value = link.tensor_value = value
-
-    @torch.no_grad()
-    def publish_(self) -> None:
-        for link in self._links:
-            slot_value = link.slot.item()
-            if slot_value != link.slot_value:
-                link.tensor.fill_(slot_value)
-                link.tensor_value = link.tensor.item()
-                link.slot_value = slot_value
                 link.source = None
+            elif slot.item() != link.slot_value:
+                link.slot_value = slot.item()
+                link.tensor_value = link.tensor.fill_(link.slot_value).item()
+                link.source = None
+                continue
+            elif link.source is not None and link.source.item() != link.source_value:
+                link.source_value = link.source.item()
+                value = link.tensor.fill_(link.source_value).item()
+            if value != link.tensor_value:
+                slot.fill_(value)
+                link.slot_value = link.tensor_value = value

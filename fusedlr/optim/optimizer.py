@@ -65,15 +65,6 @@ class FusedOptimizer(Optimizer):
     _torch_groups: list[ParamGroup]
     _planned_revision: int
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> FusedOptimizer:
-        self = super().__new__(cls)
-        # Here and not in __init__: unpickling calls no constructor.
-        self._revision = Revision()
-        self._plans = []
-        self._torch_groups = []
-        self._planned_revision = -1
-        return self
-
     # What a subclass tells of its rule
 
     def _rule_name(self, group: ParamGroup) -> str:
@@ -96,7 +87,7 @@ class FusedOptimizer(Optimizer):
 
         Writing into it in place is seen by the next step.
         """
-        self._table.refresh()
+        self._table.sync()
         return self._table.lr
 
     # Groups and state: attributes that others replace as a whole
@@ -116,8 +107,25 @@ class FusedOptimizer(Optimizer):
 
     @state.setter
     def state(self, entries: dict[Any, Any]) -> None:
+        if "_revision" not in self.__dict__:
+            # Construction and unpickling both begin here; the latter calls no __init__.
+            self._revision = Revision()
+            self._plans = []
+            self._torch_groups = []
+            self._planned_revision = -1
         self._revision.bump()
         self._state = OptimizerState(self._revision, entries)
+
+    def _groups_are_adopted(self) -> bool:
+        """Whether every group is the row of the group table that its place says."""
+        plan_is_current = self._plans and self._planned_revision == self._revision.number
+        if plan_is_current and not self._plans[0].groups_have_changed():
+            return True
+        groups = self._param_groups
+        return len(self._table) == len(groups) and all(
+            isinstance(group, ParamGroup) and group.belongs_to(self._table, index)
+            for index, group in enumerate(groups)
+        )
 
     def _adopt_groups(self) -> None:
         """Makes every group a :class:`ParamGroup` with its row in a new group table."""
@@ -163,8 +171,11 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._table.refresh()
-        if self._planned_revision != self._revision.number:
+        self._table.sync()
+        # Plans notice a change of the list of groups by themselves.
+        if self._planned_revision != self._revision.number or (
+            not self._plans and not self._groups_are_adopted()
+        ):
             self._build_plans()
         while self._plans and (obstacle := _backend.try_step_(self._plans)):
             self._remove(obstacle)
@@ -184,11 +195,7 @@ class FusedOptimizer(Optimizer):
 
     def _build_plans(self) -> None:
         """Fills the tables that a step walks, from scratch."""
-        is_adopted = all(
-            isinstance(group, ParamGroup) and group.belongs_to(self._table, index)
-            for index, group in enumerate(self._param_groups)
-        )
-        if not is_adopted or len(self._table) != len(self._param_groups):
+        if not self._groups_are_adopted():
             self._adopt_groups()
         self._plans, self._torch_groups = planning.build_plans(self)
         self._planned_revision = self._revision.number
@@ -230,6 +237,7 @@ class FusedOptimizer(Optimizer):
 
         saved_groups = state_dict["param_groups"]
         params = checkpoint.match_params(self._param_groups, saved_groups)
+        checkpoint.check(self._table, saved_groups, state_dict["state"])
         for group, saved in zip(self._param_groups, saved_groups, strict=True):
             checkpoint.load_group_(group, saved)
         super().__setstate__({})  # the defaults of keys that an old checkpoint lacks
@@ -241,7 +249,7 @@ class FusedOptimizer(Optimizer):
         """Step counts of `count` parameters: views of one packed tensor."""
         is_fused = self.defaults.get("fused")
         dtype = torch_optimizer._get_scalar_dtype(is_fused)  # type: ignore[no-untyped-call]
-        return torch.zeros(count, dtype=dtype).unbind()
+        return torch.zeros(count, dtype=dtype, device="cpu").unbind()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -45,7 +45,7 @@ class ParamGroup(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
-        return self._table.current(self._index, key, value) if key == "lr" else value
+        return self._table.current_lr(self._index, value) if key == "lr" else value
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 (this is that get)
@@ -54,14 +54,11 @@ class ParamGroup(dict[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()
 
-    def keys(self) -> KeysView[str]:  # type: ignore[override]
-        return KeysView(self)
+    def items(self) -> Any:
+        return dict(self).items()
 
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        return ItemsView(self)
-
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        return ValuesView(self)
+    def values(self) -> Any:
+        return dict(self).values()
 
     def copy(self) -> dict[str, Any]:
         return dict(self)

@@ -46,9 +46,14 @@ def build_plans(optimizer: FusedOptimizer) -> tuple[list[_backend.Plan], list[Pa
             if occurrence == len(plans):
                 capacity = 0 if plans else num_params
                 plans.append(
-                    _backend.new_plan(table.lr, table.hypers, optimizer.sparse_error, capacity)
+                    _backend.new_plan(
+                        optimizer.param_groups,
+                        table.lr,
+                        table.hypers,
+                        optimizer.sparse_error,
+                        capacity,
+                    )
                 )
-                plans[-1].watch_(optimizer.param_groups)
             _add_params(optimizer, plans[occurrence], index, chosen)
     return plans, torch_groups
 
@@ -79,7 +84,7 @@ def _complete_state(
         return None
     if not optimizer.step_is_visible:
         if state.completed_steps is None:  # the buffers come from outside: they have been used
-            state.completed_steps = torch.ones(())
+            state.completed_steps = torch.ones((), dtype=torch.float32, device="cpu")
         return state.completed_steps, buffers
     step = state.get("step")
     if step is None:
@@ -112,4 +117,6 @@ def create_missing_state(optimizer: FusedOptimizer, plan: _backend.Plan) -> None
                 state.set_unnoticed(name, zeros)
         complete = _complete_state(optimizer, group, param)
         if complete is not None:
-            plan.set_state_(row, *complete)
+            # A parameter that is listed twice takes its first step twice where torch does, too:
+            # a count out of sight belongs to the row, not to the parameter.
+            plan.set_state_(row, complete[0] if optimizer.step_is_visible else step, complete[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -60,9 +61,8 @@ class ParamState(dict[str, Any]):
         dict.__setitem__(self, key, value)
 
     # Copies and pickles are plain dicts: they belong to no optimizer.
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        from copy import deepcopy
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
         return deepcopy(dict(self), memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,17 +98,32 @@ class OptimizerState(defaultdict[Any, Any]):
         for param, entries in dict(*args, **kwargs).items():
             self[param] = entries
 
-    def __ior__(self, other: Any) -> OptimizerState:  # type: ignore[misc]
+    def __ior__(self, other: Any) -> OptimizerState:
         self.update(other)
         return self
 
+    # Copies and pickles are defaultdicts like torch's: they belong to no optimizer.
+
+    def copy(self) -> defaultdict[Any, Any]:  # type: ignore[override]
+        return defaultdict(dict, {key: _plain(entries) for key, entries in self.items()})
+
+    __copy__ = copy  # type: ignore[assignment]
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> defaultdict[Any, Any]:
+        return deepcopy(self.copy(), memo)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)
+        return defaultdict, (dict, dict(self.copy()))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
-        from copy import deepcopy
 
-        return deepcopy(dict(self), memo)
+def _plain(entries: Any) -> Any:
+    return dict(entries) if isinstance(entries, ParamState) else entries
 
 
 for _name in _MUTATORS:

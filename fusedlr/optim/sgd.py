@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.optim.sgd import sgd
 
 from fusedlr.optim.optimizer import FusedOptimizer
 from fusedlr.optim.param_group import ParamGroup
@@ -73,7 +74,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         )
         if has_sparse_grad:
             raise RuntimeError(self.sparse_error)
-        torch.optim.sgd.sgd(
+        sgd(
             params,
             grads,
             momentum_buffers,
