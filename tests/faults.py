@@ -18,8 +18,8 @@ from fusedlr.optim.group_table import GroupTable
 class ObservedPlan(_backend.extension.Plan):  # type: ignore[misc]
     """A plan that remembers the tensors that it was given."""
 
-    def __init__(self, lr: Tensor, *others: Any) -> None:
-        super().__init__(lr, *others)
+    def __init__(self, groups: list[Any], lr: Tensor, *others: Any) -> None:
+        super().__init__(groups, lr, *others)
         self.lr = lr
         self.steps: dict[int, Tensor] = {}
 
@@ -53,7 +53,7 @@ def no_op_step() -> None:
 def step_with_the_first_lr() -> None:
     """A step goes on with the lr that was in the table when its plan was built."""
     new_plan = _backend.new_plan
-    _backend.new_plan = lambda lr, *others: new_plan(lr.clone(), *others)
+    _backend.new_plan = lambda groups, lr, *others: new_plan(groups, lr.clone(), *others)
 
 
 def ignored_lr_edits() -> None:
