@@ -15,6 +15,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
 
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 BUILT := $(VENV)/.built
 
 .DEFAULT_GOAL := help
@@ -42,7 +43,7 @@ lint: $(VENV)/.ready-lint ## check style and types
 	ruff check
 	ruff format --check
 	python -m mypy fusedlr
-	clang-format --dry-run -Werror $(CSRC)
+	clang-format --dry-run -Werror $(CSRC) $(NATIVE_TESTS)
 
 clean: ## remove build outputs and caches; .venv stays
 	rm -rf build dist *.egg-info fusedlr/_C*.so $(BUILT)

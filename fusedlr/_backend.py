@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +17,21 @@ from fusedlr import _version
 if TYPE_CHECKING:
     from fusedlr._C import LiveTensors as LiveTensors
     from fusedlr._C import Plan as Plan
+
+
+def _importer_stacklevel() -> int:
+    """The stacklevel of a warning that is to point at whoever imports fusedlr."""
+    level = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith("importlib"):  # warnings.warn does not count these either
+            level += 1
+            if not module.startswith("fusedlr"):
+                break
+        frame = frame.f_back
+    return level
+
 
 _extension_error: str | None = None
 try:
@@ -29,7 +46,7 @@ except ImportError as error:
         "Build them with `pip install --no-build-isolation -e .` in the source folder "
         "(needs a C++ compiler and ninja).",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=_importer_stacklevel(),
     )
 
 #: Storage formats that the compiled engines walk; complex numbers as pairs of reals.

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -326,10 +327,19 @@ bool Plan::has_changed(const WatchedList& watched) {
 }
 
 Readiness Plan::gather_() {
-  if (std::any_of(watched_.begin(), watched_.end(), has_changed)) return Readiness::stale;
-  at::parallel_for(0, num_tensors(), kGatherGrain, [&](int64_t first, int64_t last) {
+  const int64_t num_rows = num_tensors();
+  const auto num_lists = static_cast<int64_t>(watched_.size());
+  std::atomic<bool> lists_have_changed =
+      num_rows == 0 && std::any_of(watched_.begin(), watched_.end(), has_changed);
+  at::parallel_for(0, num_rows, kGatherGrain, [&](int64_t first, int64_t last) {
     for (int64_t index = first; index < last; ++index) findings_[index] = look_at_(index);
+    // The same share of the lists. (Looking at a row first is safe: a list that has changed since
+    // still keeps the row's tensor alive here.)
+    for (int64_t i = first * num_lists / num_rows; i < last * num_lists / num_rows; ++i) {
+      if (has_changed(watched_[i])) lists_have_changed = true;
+    }
   });
+  if (lists_have_changed) return Readiness::stale;
 
   missing_.clear();
   held_grads_.clear();

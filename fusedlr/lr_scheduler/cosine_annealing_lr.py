@@ -53,5 +53,5 @@ class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnneali
         nonzero("T_max", T_max)
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
         return {"period": nonzero("T_max", self.T_max), "eta_min": self.eta_min}

@@ -134,15 +134,15 @@ class FormulaScheduler(EpochScheduler):
     #: The name in ``ScheduleKind``.
     _kind: str
 
-    def _parameters(self) -> dict[str, Any]:
-        """The fields of ``ScheduleOp`` that the formula reads."""
+    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
+        """The fields of ``ScheduleOp`` that the formula reads for the step to `epoch`."""
         raise NotImplementedError
 
     def _move(self, table: GroupTable, epoch: Any, closed_form: bool) -> None:
         _backend.schedule_(
             table.lr,
             self._kind,
-            self._parameters(),
+            self._parameters(epoch, closed_form),
             self.base_lrs,
             epoch,
             is_initial=self._is_initial,

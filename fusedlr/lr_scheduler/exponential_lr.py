@@ -34,5 +34,5 @@ class ExponentialLR(FormulaScheduler, torch.optim.lr_scheduler.ExponentialLR):
 
     _kind = "exponential"
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
         return {"gamma": self.gamma}

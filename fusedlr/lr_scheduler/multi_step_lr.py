@@ -37,5 +37,9 @@ class MultiStepLR(FormulaScheduler, torch.optim.lr_scheduler.MultiStepLR):
 
     _kind = "multi_step"
 
-    def _parameters(self) -> dict[str, Any]:
-        return {"gamma": self.gamma, "milestones": sorted(self.milestones.elements())}
+    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
+        if closed_form:
+            milestones = sorted(self.milestones.elements())
+        else:  # only those of this epoch move the lr
+            milestones = [epoch] * self.milestones.get(epoch, 0)
+        return {"gamma": self.gamma, "milestones": milestones}

@@ -45,5 +45,5 @@ class StepLR(FormulaScheduler, torch.optim.lr_scheduler.StepLR):
         nonzero("step_size", step_size)
         super().__init__(optimizer, step_size, gamma, last_epoch)
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
         return {"gamma": self.gamma, "period": nonzero("step_size", self.step_size)}

@@ -49,7 +49,7 @@ class GroupTable:
         self._lr_tensors: dict[int, Tensor] = {}
         self._given_lr: dict[int, Tensor] = {}
         self._live = make_live_tensors()
-        self._num_live = 0
+        self._has_live = False
         self._set_tables(
             torch.zeros(0, dtype=torch.float64, device="cpu"),
             torch.zeros(0, len(hyper_names), dtype=torch.float64, device="cpu"),
@@ -110,11 +110,11 @@ class GroupTable:
                 self._given_lr.pop(index, None)
             if isinstance(one, Tensor):
                 self._put(index, column, one)
-            elif self._num_live:
+            elif self._has_live:
                 self._live.drop(index, column)
 
     def _put(self, index: int, column: int, tensor: Tensor) -> None:
-        self._num_live += 1
+        self._has_live = True
         if column != _LR:
             self._live.put(index, column, tensor, None)
             return
@@ -132,7 +132,7 @@ class GroupTable:
 
     def current_lr(self, index: int, stored: Any) -> Any:
         """What ``group["lr"]`` reads, given what is stored in the dict."""
-        if self._num_live and index in self._lr_tensors:
+        if self._has_live and index in self._lr_tensors:
             self.sync()
             return self._lr_tensors[index]
         number = self._slot(index, _LR).value
@@ -145,7 +145,7 @@ class GroupTable:
 
     def sync(self) -> None:
         """Carries what was written into the user's tensors into the table, and the other way."""
-        if self._num_live:
+        if self._has_live:
             self._live.sync_()
 
     def snapshot(self, group: Mapping[str, Any]) -> dict[str, Any]:
