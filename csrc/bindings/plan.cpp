@@ -82,14 +82,18 @@ template <class... Part>
 Plan::Plan(py::list groups, at::Tensor lr, at::Tensor hypers, std::string sparse_error,
            int64_t capacity)
     : lr_(std::move(lr)), hypers_(std::move(hypers)), sparse_error_(std::move(sparse_error)) {
-  tables_.lr = lr_.const_data_ptr<double>();
-  tables_.hypers = hypers_.const_data_ptr<double>();
   tables_.num_hypers = hypers_.size(1);
   tables_.rules.assign(lr_.numel(), 0);
   tables_.tensors.reserve(capacity);
   tensors_.reserve(capacity);
   findings_.reserve(capacity);
   watch_(std::move(groups));
+}
+
+void Plan::check_overlap(const at::Tensor& param, size_t index) const {
+  if (at::has_internal_overlap(param) != at::MemOverlap::Yes) return;
+  fail(name_of(index), " has elements that share memory (sizes ", param.sizes(), ", strides ",
+       param.strides(), "); clone() it before optimizing it");
 }
 
 std::string Plan::name_of(size_t index) const {
@@ -136,8 +140,6 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     row.group = group;
     row.numel = num_reals(*record.param);
     record.has_state = rule_facts()[tables_.rules[group]].states == 0;
-    record.state_is_contiguous = true;
-    record.step_storage = nullptr;
     tensors_.push_back(record);
     findings_.push_back(Finding::no_grad);
     tables_.tensors.push_back(row);
@@ -145,10 +147,7 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     if (!find_storage(record.param->scalar_type(), tables_.tensors[index].param_dtype)) {
       fail(name_of(index), " has dtype ", record.param_type, ", which this engine cannot update");
     }
-    if (at::has_internal_overlap(*record.param) == at::MemOverlap::Yes) {
-      fail(name_of(index), " has elements that share memory (sizes ", record.param->sizes(),
-           ", strides ", record.param->strides(), "); clone() it before optimizing it");
-    }
+    check_overlap(*record.param, index);
   }
 }
 
@@ -177,8 +176,6 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
            " has elements that share memory; clone() it");
     }
     record.state[i] = buffer;
-    record.state_is_contiguous = record.state_is_contiguous && buffer.is_contiguous();
-    row.data[kFirstState + i] = buffer.mutable_data_ptr();
     record.state_type = buffer.dtype();
   }
   record.has_state = true;
@@ -189,8 +186,7 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
          step->scalar_type(), " of shape ", step->sizes(), " on ", step->device());
   }
   record.step = *step;
-  record.step_storage = step->unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
-  row.step = step->mutable_data_ptr();
+  record.step_type = step->dtype();
   find_storage(step->scalar_type(), row.step_dtype);
 }
 
@@ -213,7 +209,8 @@ int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
 
   std::vector<at::Tensor> operands{*record.param, grad};
   operands.insert(operands.end(), record.state.begin(), record.state.end());
-  std::vector<int64_t> strides;
+  // The key of the cache: the sizes, then the strides of each operand.
+  std::vector<int64_t> strides(record.param->sizes().begin(), record.param->sizes().end());
   for (const at::Tensor& operand : operands) {
     if (operand.defined()) {
       strides.insert(strides.end(), operand.strides().begin(), operand.strides().end());
@@ -221,6 +218,7 @@ int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
   }
   CachedLayout& cached = cached_layouts_[index];
   if (cached.strides != strides) {
+    check_overlap(*record.param, index);
     auto layout = strided_layout(operands);
     cached.in_order = !layout.has_value();
     if (layout.has_value()) {
@@ -268,33 +266,33 @@ void Plan::check_grad_(size_t index, const at::Tensor& grad) {
   record.grad_type = grad.dtype();
 }
 
-// Points a row to its state; false if the state's storage does not fit the row any more.
+// Points a row to its state; false if the state does not fit the row any more.
 inline bool Plan::point_to_state_(size_t index) {
   const TensorRecord& record = tensors_[index];
+  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
   TensorRow& row = tables_.tensors[index];
   for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
     const c10::TensorImpl& buffer = *record.state[i].unsafeGetTensorImpl();
-    void* data = data_of(buffer);
-    if (data == row.data[kFirstState + i]) continue;
     const bool fits = buffer.dtype() == record.state_type && record.state[i].is_cpu() &&
-                      buffer.numel() == record.param->numel() &&
-                      buffer.is_contiguous() == record.state_is_contiguous;
+                      same_sizes(buffer, param);
     if (!fits) return false;
-    row.data[kFirstState + i] = data;
+    row.data[kFirstState + i] = data_of(buffer);
   }
   if (!record.step.defined()) return true;
-  return record.step.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl() ==
-         record.step_storage;
+  const c10::TensorImpl& step = *record.step.unsafeGetTensorImpl();
+  if (step.dtype() != record.step_type || !record.step.is_cpu() || step.numel() != 1) return false;
+  row.step = data_of(step);
+  return true;
 }
 
 // Whether a gradient needs no check beyond those that the last one of this parameter has passed.
 inline bool Plan::is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad) {
   const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  if (grad.key_set() != record.grad_keys || grad.dtype() != record.grad_type ||
-      !record.state_is_contiguous) {
-    return false;
-  }
+  if (grad.key_set() != record.grad_keys || grad.dtype() != record.grad_type) return false;
   if (!grad.is_contiguous() || !param.is_contiguous() || !same_sizes(grad, param)) return false;
+  for (const at::Tensor& buffer : record.state) {
+    if (buffer.defined() && !buffer.unsafeGetTensorImpl()->is_contiguous()) return false;
+  }
   return true;
 }
 
@@ -327,6 +325,9 @@ bool Plan::has_changed(const WatchedList& watched) {
 }
 
 Readiness Plan::gather_() {
+  // Where the table lies may change behind the tensor, as in lr.share_memory_().
+  tables_.lr = lr_.const_data_ptr<double>();
+  tables_.hypers = hypers_.const_data_ptr<double>();
   const int64_t num_rows = num_tensors();
   const auto num_lists = static_cast<int64_t>(watched_.size());
   std::atomic<bool> lists_have_changed =

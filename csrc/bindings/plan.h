@@ -48,7 +48,7 @@ class Plan {
   void run_();
 
   // Whether an entry of optimizer.param_groups was added, removed or replaced.
-  bool groups_have_changed() const { return has_changed(watched_.front()); }
+  bool groups_have_changed() const { return watched_.empty() || has_changed(watched_.front()); }
 
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
   int64_t table_bytes() const;
@@ -67,13 +67,12 @@ class Plan {
     at::Tensor step;
     caffe2::TypeMeta param_type;
     caffe2::TypeMeta state_type;
+    caffe2::TypeMeta step_type;
     // Of the last gradient that was fully checked, if it was a plain contiguous one.
     caffe2::TypeMeta grad_type;
     c10::DispatchKeySet grad_keys;
-    const c10::StorageImpl* step_storage;
-    int32_t position;          // in group["params"]
-    bool has_state;            // all that its rule needs
-    bool state_is_contiguous;  // all of it
+    int32_t position;  // in group["params"]
+    bool has_state;    // all that its rule needs
   };
 
   struct WatchedList {
@@ -98,6 +97,7 @@ class Plan {
   static bool is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad);
   void check_grad_(size_t index, const at::Tensor& grad);
   int32_t find_layout_(size_t index, const at::Tensor& grad);
+  void check_overlap(const at::Tensor& param, size_t index) const;
   std::string name_of(size_t index) const;
 
   at::Tensor lr_, hypers_;

@@ -94,8 +94,9 @@ struct Adam {
   static FUSEDLR_HOST_DEVICE void update(T& param, T grad, T& exp_avg, T& exp_avg_sq,
                                          T& max_exp_avg_sq, const Coeffs& c) {
     const T numerator = descent(param, grad, exp_avg, exp_avg_sq, c);
-    // A NaN in exp_avg_sq must win, as it does in torch.maximum.
-    max_exp_avg_sq = max_exp_avg_sq >= exp_avg_sq ? max_exp_avg_sq : exp_avg_sq;
+    // A NaN on either side must win, as it does in torch.maximum.
+    const bool is_larger = exp_avg_sq > max_exp_avg_sq || exp_avg_sq != exp_avg_sq;
+    max_exp_avg_sq = is_larger ? exp_avg_sq : max_exp_avg_sq;
     param -= numerator / (std::sqrt(max_exp_avg_sq) + static_cast<T>(c.eps));
   }
 

@@ -59,6 +59,14 @@ def check(table: GroupTable, saved_groups: list[dict[str, Any]], saved_state: An
                 f"the state of parameter {key} in the loaded state dict must be a dict, "
                 f"but is {saved_state[key]!r}"
             )
+        step = saved_state[key].get("step", 0)
+        if not isinstance(step, (int, float)) and not (
+            isinstance(step, Tensor) and step.numel() == 1
+        ):
+            raise TypeError(
+                f"'step' of parameter {key} in the loaded state dict must be a number or a "
+                f"1-element tensor, but is {step!r}"
+            )
 
 
 def load_group_(group: Any, saved: dict[str, Any]) -> None:
@@ -96,7 +104,9 @@ def load_state_(
             del entries[name]
         for name, value in saved.items():
             if name == "step":
-                entries[name] = entries.get(name, new_step).fill_(float(value))
+                current = entries.get(name)
+                step = current if isinstance(current, Tensor) else new_step
+                entries[name] = step.fill_(float(value))
             else:
                 entries[name] = _load_entry(value, entries.get(name), param)
         if entries.completed_steps is not None:

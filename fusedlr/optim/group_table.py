@@ -58,16 +58,14 @@ class GroupTable:
     def _set_tables(self, lr: Tensor, hypers: Tensor) -> None:
         self.lr = lr
         self.hypers = hypers
-        self._lr_address = lr.data_ptr()
-        self._hyper_address = hypers.data_ptr()
         self._live.set_table(lr, hypers)
 
     def _slot(self, index: int, column: int) -> ctypes.c_double:
-        # Twenty times faster than indexing the tensor.
+        # Several times faster than indexing the tensor.
         if column == _LR:
-            return ctypes.c_double.from_address(self._lr_address + _SIZE * index)
+            return ctypes.c_double.from_address(self.lr.data_ptr() + _SIZE * index)
         place = index * len(self.hyper_names) + column
-        return ctypes.c_double.from_address(self._hyper_address + _SIZE * place)
+        return ctypes.c_double.from_address(self.hypers.data_ptr() + _SIZE * place)
 
     def __len__(self) -> int:
         return self.lr.numel()
@@ -103,7 +101,10 @@ class GroupTable:
 
     def assign(self, index: int, key: str, value: Any) -> None:
         """Takes over ``group[key] = value`` of group ``index``; raises as :meth:`check` does."""
-        for column, one, number in self.check(index, key, value):
+        columns = self.check(index, key, value)
+        if any(isinstance(one, Tensor) for _, one, _ in columns):
+            self.sync()  # an edit that waits in a tensor must not get lost when it is tied anew
+        for column, one, number in columns:
             self._slot(index, column).value = number
             if column == _LR and self._lr_tensors:
                 self._lr_tensors.pop(index, None)

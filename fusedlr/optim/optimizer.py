@@ -85,10 +85,17 @@ class FusedOptimizer(Optimizer):
     def lr(self) -> Tensor:
         """The learning rates: float64 ``[num_groups]``, the very memory that a step reads.
 
-        Writing into it in place is seen by the next step.
+        Writing into it in place is seen by the next step. Adding a group makes a new tensor.
         """
+        if not self._groups_are_adopted():
+            self._adopt_groups()
         self._table.sync()
         return self._table.lr
+
+    @lr.setter
+    def lr(self, values: Any) -> None:
+        lr = self.lr
+        lr.copy_(torch.as_tensor(values))
 
     # Groups and state: attributes that others replace as a whole
 
@@ -177,6 +184,8 @@ class FusedOptimizer(Optimizer):
             not self._plans and not self._groups_are_adopted()
         ):
             self._build_plans()
+        for group in self._torch_groups:
+            self._refuse_sparse_grads(group)
         while self._plans and (obstacle := _backend.try_step_(self._plans)):
             self._remove(obstacle)
         if self._torch_groups:
@@ -184,6 +193,13 @@ class FusedOptimizer(Optimizer):
                 for group in self._torch_groups:
                     self._torch_step(group)
         return loss
+
+    def _refuse_sparse_grads(self, group: ParamGroup) -> None:
+        # torch's functions would find out after other groups have moved.
+        for position, param in enumerate(group["params"]):
+            if param.grad is not None and param.grad.is_sparse:
+                where = f"param_groups[{group.index}]['params'][{position}]"
+                raise RuntimeError(f"{self.sparse_error} ({where} has a sparse gradient)")
 
     def _remove(self, obstacle: str) -> None:
         """Removes what kept the plans from making their step; nothing has moved yet."""

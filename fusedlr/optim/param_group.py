@@ -31,6 +31,11 @@ class ParamGroup(dict[str, Any]):
         self._revision = revision
         self._write_through()
 
+    @property
+    def index(self) -> int:
+        """The place of this group in ``optimizer.param_groups``."""
+        return self._index
+
     def belongs_to(self, table: GroupTable, index: int) -> bool:
         """Whether this group is row `index` of `table`."""
         return self._table is table and self._index == index

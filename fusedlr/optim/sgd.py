@@ -90,4 +90,6 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         )
         if group["momentum"] != 0:
             for param, buffer in zip(params, momentum_buffers, strict=True):
-                self.state[param]["momentum_buffer"] = buffer
+                # Storing the same buffer again would make the plans of other groups stale.
+                if self.state[param].get("momentum_buffer") is not buffer:
+                    self.state[param]["momentum_buffer"] = buffer
