@@ -1,4 +1,4 @@
-"""Memory that moves or changes its shape behind a tensor is noticed, or refused with nothing moved."""
+"""Memory that moves or changes shape behind a tensor is noticed, or refused with nothing moved."""
 
 import pytest
 import torch
