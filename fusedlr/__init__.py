@@ -15,9 +15,11 @@ Example:
     0.05
 """
 
-from fusedlr import lr_scheduler, optim
+from fusedlr import lr_scheduler, optim, schedules
 from fusedlr._backend import backend_info
 from fusedlr._version import __version__
+from fusedlr.history import History
+from fusedlr.lr_finder import LRFinder
 from fusedlr.optim import SGD, Adam, AdamW, FusedOptimizer
 
 __all__ = [
@@ -25,8 +27,11 @@ __all__ = [
     "Adam",
     "AdamW",
     "FusedOptimizer",
+    "History",
+    "LRFinder",
     "__version__",
     "backend_info",
     "lr_scheduler",
     "optim",
+    "schedules",
 ]

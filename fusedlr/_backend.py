@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusedlr import _version
+from fusedlr._stack import user_stacklevel
 
 if TYPE_CHECKING:
+    from fusedlr._C import Expression as Expression
     from fusedlr._C import LiveTensors as LiveTensors
     from fusedlr._C import Plan as Plan
-
-
-def _importer_stacklevel() -> int:
-    """The stacklevel of a warning that is to point at whoever imports fusedlr."""
-    level = 0
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith("importlib"):  # warnings.warn does not count these either
-            level += 1
-            if not module.startswith("fusedlr"):
-                break
-        frame = frame.f_back
-    return level
+    from fusedlr._C import SchedulerNode as SchedulerNode
+    from fusedlr._C import StepClock as StepClock
 
 
 _extension_error: str | None = None
@@ -46,7 +34,7 @@ except ImportError as error:
         "Build them with `pip install --no-build-isolation -e .` in the source folder "
         "(needs a C++ compiler and ninja).",
         RuntimeWarning,
-        stacklevel=_importer_stacklevel(),
+        stacklevel=user_stacklevel(),
     )
 
 #: Storage formats that the compiled engines walk; complex numbers as pairs of reals.
@@ -133,9 +121,25 @@ def backend_info() -> dict[str, Any]:
     }
 
 
+def new_expression(program: tuple[Sequence[Any], Sequence[float]]) -> Expression | None:
+    """A function of the step that the engine evaluates, from what ``compile_`` has compiled.
+
+    None without the compiled extension.
+
+    Raises:
+        ValueError: if an instruction is none that the engine can evaluate.
+    """
+    return None if extension is None else extension.Expression(*program)
+
+
 def live_tensors_class() -> type[LiveTensors] | None:
     """The compiled ``LiveTensors``, or None."""
     return None if extension is None else extension.LiveTensors
+
+
+def step_clock_class() -> type[StepClock] | None:
+    """The compiled ``StepClock``, or None."""
+    return None if extension is None else extension.StepClock
 
 
 def new_plan(
@@ -146,38 +150,34 @@ def new_plan(
     return plan
 
 
-def try_step_(plans: list[Plan]) -> str | None:
+def try_step_(plans: list[Plan], clock: Any) -> str | None:
     """One step over all plans; or what is in its way, ``"stale"`` or ``"needs_state"``.
 
     Nothing has moved if something is in its way.
     """
-    readiness = extension.step_(plans)
-    return None if readiness == extension.Readiness.ready else str(readiness.name)
+    obstacle: str | None = extension.step_(plans, clock)
+    return obstacle
+
+
+def new_scheduler_node(
+    kind: str,
+    children: Sequence[SchedulerNode],
+    column_names: Sequence[str],
+    counts_steps: bool,
+) -> SchedulerNode:
+    """What the engine keeps of a scheduler; `kind` as in ``csrc/math/schedule.h``."""
+    node: SchedulerNode = extension.SchedulerNode(kind, children, column_names, counts_steps)
+    return node
 
 
 def schedule_(
+    node: SchedulerNode,
     lr: Tensor,
-    kind: str,
-    parameters: dict[str, Any],
-    base_lrs: Sequence[Any],
-    epoch: float,
-    *,
+    hypers: Tensor,
+    epoch: Any,
     is_initial: bool,
-    is_restarted: bool,
-    closed_form: bool,
+    is_jump: bool,
+    metric: Any,
 ) -> None:
-    """Moves the lr of every group to `epoch`; see ``csrc/math/schedule.h``."""
-    schedule = extension.Schedule(getattr(extension.ScheduleKind, kind), **parameters)
-    extension.schedule_(lr, schedule, base_lrs, epoch, is_initial, is_restarted, closed_form)
-
-
-def schedule_lambdas_(
-    lr: Tensor, lambdas: Sequence[Any], base_lrs: Sequence[Any], epoch: Any
-) -> None:
-    """Sets the lr of every group to its base lr times its function of `epoch`."""
-    extension.schedule_lambdas_(lr, lambdas, base_lrs, epoch)
-
-
-def schedule_plateau_(lr: Tensor, factor: float, min_lrs: Sequence[Any], eps: float) -> None:
-    """Reduces the lr of every group by `factor`, down to its minimum."""
-    extension.schedule_plateau_(lr, factor, min_lrs, eps)
+    """One step of a scheduler: moves the lr of every group, to `epoch` or to the next."""
+    extension.schedule_(node, lr, hypers, epoch, is_initial, is_jump, metric)

@@ -13,6 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -116,6 +117,27 @@ def table(index: Expression, entries: tuple[float, ...]) -> Expression:
     return Expression("table", (index,), tuple(map(float, entries)))
 
 
+def substitute(expression: Expression, step: Expression) -> Expression:
+    """The expression with `step` in the place of the variable."""
+    done: dict[int, Expression] = {}  # by the id of a part of the expression
+    stack = [expression]
+    while stack:
+        node = stack[-1]
+        waiting = [arg for arg in node.args if id(arg) not in done]
+        if waiting:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        args = tuple(done[id(arg)] for arg in node.args)
+        if node.op == "step":
+            done[id(node)] = step
+        elif node.op in ARITY:
+            done[id(node)] = apply(node.op, *args)
+        else:
+            done[id(node)] = Expression(node.op, args, node.value)
+    return done[id(expression)]
+
+
 class Instruction(NamedTuple):
     """One line of a compiled expression; operands are the results of earlier lines.
 
@@ -160,7 +182,7 @@ def compile_(expression: Expression) -> Program:
                 tables.extend(node.value)
         else:
             value = 0.0 if node.value is None else node.value
-            instruction = Instruction(node.op, *operands, value=value)
+            instruction = Instruction(node.op, *operands)._replace(value=value)
             # -0.0 equals 0.0, but is another number.
             key = (*instruction, math.copysign(1.0, value))
         if key not in places:
@@ -177,11 +199,13 @@ def evaluate(program: Program, step: Any) -> Any:
     """The value at a step (an int or a float), or at each of an array or a tensor of steps."""
     if isinstance(step, Tensor):
         return _run(program, step.to(torch.float64), _TENSORS, _tensor_table)
-    if isinstance(step, (int, float)):
+    if isinstance(step, Real):
         return float(_run(program, float(step), _NUMBERS, _number_table))
-    # NumPy, which this project does not depend on: through a tensor on the same memory.
-    array = _run(program, torch.as_tensor(step).to(torch.float64), _TENSORS, _tensor_table)
-    return array.numpy() if hasattr(step, "__array__") else array.tolist()
+    if hasattr(step, "__array__"):  # NumPy, which this project does not depend on
+        steps = torch.from_numpy(step.__array__().astype("float64", order="C"))
+        return _run(program, steps, _TENSORS, _tensor_table).numpy()
+    steps = torch.tensor(step, dtype=torch.float64)
+    return _run(program, steps, _TENSORS, _tensor_table).tolist()
 
 
 def _run(
@@ -231,6 +255,8 @@ def _power(a: float, b: float) -> float:
     try:
         result = a**b
     except OverflowError:
+        if a < 0 and b % 1 != 0:  # of a complex result
+            return math.nan
         return -math.inf if a < 0 and b % 2 == 1 else math.inf
     return math.nan if isinstance(result, complex) else result
 

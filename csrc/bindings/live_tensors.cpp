@@ -2,18 +2,13 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <limits>
 #include <utility>
+
+#include "bindings/tensor_access.h"
 
 namespace fusedlr {
 namespace {
-
-double read(const at::Tensor& tensor) {
-  if (tensor.is_cpu()) {  // no dispatcher: this runs in every step
-    if (tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
-    if (tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
-  }
-  return tensor.item().toDouble();
-}
 
 void write_(at::Tensor& tensor, double value) {
   const at::NoGradGuard no_grad;
@@ -36,7 +31,7 @@ void LiveTensors::put(int64_t group, int64_t column, at::Tensor tensor,
                       const c10::optional<at::Tensor>& source) {
   Link link;
   link.tensor = std::move(tensor);
-  link.tensor_value = link.source_value = read(link.tensor);
+  link.tensor_value = link.source_value = read_number(link.tensor);
   if (source.has_value()) link.source = *source;
   link.slot_value = slot(group, column);
   links_[{group, column}] = std::move(link);
@@ -44,25 +39,34 @@ void LiveTensors::put(int64_t group, int64_t column, at::Tensor tensor,
 
 void LiveTensors::drop(int64_t group, int64_t column) { links_.erase({group, column}); }
 
+void LiveTensors::sync_link_(const Place& place, Link& link) {
+  double& table_value = slot(place.first, place.second);
+  double value = read_number(link.tensor);
+  if (value != link.tensor_value) {
+    link.source.reset();
+  } else if (table_value != link.slot_value) {
+    write_(link.tensor, table_value);
+    link.tensor_value = read_number(link.tensor);
+    link.slot_value = table_value;
+    link.source.reset();
+    return;
+  } else if (link.source.defined() && read_number(link.source) != link.source_value) {
+    link.source_value = read_number(link.source);
+    write_(link.tensor, link.source_value);
+    value = read_number(link.tensor);
+  }
+  if (value == link.tensor_value) return;
+  table_value = link.slot_value = link.tensor_value = value;
+}
+
 void LiveTensors::sync_() {
-  for (auto& [place, link] : links_) {
-    double& table_value = slot(place.first, place.second);
-    double value = read(link.tensor);
-    if (value != link.tensor_value) {
-      link.source.reset();
-    } else if (table_value != link.slot_value) {
-      write_(link.tensor, table_value);
-      link.tensor_value = read(link.tensor);
-      link.slot_value = table_value;
-      link.source.reset();
-      continue;
-    } else if (link.source.defined() && read(link.source) != link.source_value) {
-      link.source_value = read(link.source);
-      write_(link.tensor, link.source_value);
-      value = read(link.tensor);
-    }
-    if (value == link.tensor_value) continue;
-    table_value = link.slot_value = link.tensor_value = value;
+  for (auto& [place, link] : links_) sync_link_(place, link);
+}
+
+void LiveTensors::sync_group_(int64_t group) {
+  const Place first{group, std::numeric_limits<int64_t>::min()};
+  for (auto it = links_.lower_bound(first); it != links_.end() && it->first.first == group; ++it) {
+    sync_link_(it->first, it->second);
   }
 }
 
@@ -73,7 +77,8 @@ void bind_live_tensors(py::module_& module) {
       .def("put", &LiveTensors::put, py::arg("group"), py::arg("column"), py::arg("tensor"),
            py::arg("source"))
       .def("drop", &LiveTensors::drop, py::arg("group"), py::arg("column"))
-      .def("sync_", &LiveTensors::sync_);
+      .def("sync_", &LiveTensors::sync_)
+      .def("sync_group_", &LiveTensors::sync_group_, py::arg("group"));
 }
 
 }  // namespace fusedlr

@@ -24,8 +24,12 @@ class LiveTensors {
 
   // Carries what was written since the last call to the other side; a tensor wins over the table.
   void sync_();
+  // The same for one group only.
+  void sync_group_(int64_t group);
 
  private:
+  using Place = std::pair<int64_t, int64_t>;  // group, column
+
   struct Link {
     at::Tensor tensor, source;
     // Last seen values. A tensor of lower precision cannot hold what is in the table, so "has
@@ -34,9 +38,10 @@ class LiveTensors {
   };
 
   double& slot(int64_t group, int64_t column);
+  void sync_link_(const Place& place, Link& link);
 
   at::Tensor lr_, hypers_;
-  std::map<std::pair<int64_t, int64_t>, Link> links_;
+  std::map<Place, Link> links_;
 };
 
 void bind_live_tensors(py::module_& module);

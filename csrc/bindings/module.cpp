@@ -4,9 +4,11 @@
 
 #include <string>
 
+#include "bindings/expression.h"
 #include "bindings/live_tensors.h"
-#include "bindings/lr_schedule.h"
 #include "bindings/plan.h"
+#include "bindings/scheduler_node.h"
+#include "bindings/step_clock.h"
 
 namespace {
 
@@ -27,8 +29,10 @@ std::string simd_level() {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fusedlr::bind_plan(module);
+  fusedlr::bind_expression(module);
   fusedlr::bind_live_tensors(module);
-  fusedlr::bind_lr_schedule(module);
+  fusedlr::bind_step_clock(module);
+  fusedlr::bind_scheduler_node(module);
   module.def("simd_level", &simd_level);
   // Whether a profiler or another observer wants to see ranges such as "Optimizer.step#Adam.step".
   module.def("has_observers", [] { return at::hasCallbacks(); });

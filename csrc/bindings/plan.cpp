@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bindings/layout.h"
+#include "bindings/step_clock.h"
 #include "bindings/tensor_access.h"
 #include "engine/cpu_engine.h"
 #include "engine/tuning.h"
@@ -415,28 +416,26 @@ const py::custom_type_setup collectable([](PyHeapTypeObject* heap_type) {
 });
 
 // One whole step over the plans of an optimizer: everything is gathered and checked before anything
-// moves.
-Readiness step_(const std::vector<Plan*>& plans) {
-  Readiness readiness = Readiness::ready;
+// moves, schedules and clock included. Returns what is in the way of the step, or nothing.
+const char* step_(const std::vector<Plan*>& plans, StepClock& clock) {
+  bool needs_state = false;
   for (Plan* plan : plans) {
-    const Readiness one = plan->gather_();
-    if (one == Readiness::stale) return one;
-    if (one == Readiness::needs_state) readiness = one;
+    const Readiness readiness = plan->gather_();
+    if (readiness == Readiness::stale) return "stale";
+    needs_state |= readiness == Readiness::needs_state;
   }
-  if (readiness == Readiness::ready) {
+  if (needs_state) return "needs_state";
+  clock.begin_();
+  if (!clock.is_skipped()) {
     for (Plan* plan : plans) plan->run_();
   }
-  return readiness;
+  if (clock.ends_with_plans) clock.finish_();
+  return nullptr;
 }
 
 }  // namespace
 
 void bind_plan(py::module_& module) {
-  py::enum_<Readiness>(module, "Readiness")
-      .value("ready", Readiness::ready)
-      .value("stale", Readiness::stale)
-      .value("needs_state", Readiness::needs_state);
-
   py::class_<Plan>(module, "Plan", collectable)
       .def(py::init<py::list, at::Tensor, at::Tensor, std::string, int64_t>(), py::arg("groups"),
            py::arg("lr"), py::arg("hypers"), py::arg("sparse_error"), py::arg("capacity"))
@@ -448,7 +447,7 @@ void bind_plan(py::module_& module) {
       .def_property_readonly("num_tensors", &Plan::num_tensors)
       .def("table_bytes", &Plan::table_bytes);
 
-  module.def("step_", &step_, py::arg("plans"));
+  module.def("step_", &step_, py::arg("plans"), py::arg("clock"));
 
   module.def("rules", [] {
     py::dict rules;

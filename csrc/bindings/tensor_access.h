@@ -23,6 +23,15 @@ inline const void* const_data_of(const c10::TensorImpl& impl) {
   return begin + impl.storage_offset() * static_cast<int64_t>(impl.dtype().itemsize());
 }
 
+// The number in a tensor of one element; without the dispatcher for the usual ones.
+inline double read_number(const at::Tensor& tensor) {
+  if (tensor.is_cpu() && tensor.numel() == 1) {
+    if (tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
+    if (tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
+  }
+  return tensor.item().toDouble();
+}
+
 inline bool same_sizes(const c10::TensorImpl& a, const c10::TensorImpl& b) {
   const c10::IntArrayRef a_sizes = a.sizes(), b_sizes = b.sizes();
   if (a_sizes.size() != b_sizes.size()) return false;

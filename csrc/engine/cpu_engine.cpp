@@ -102,11 +102,15 @@ void prepare_rule(PlanTables& tables, size_t first, size_t last) {
   int64_t step = -1;
   for (size_t k = first; k < last; ++k) {
     const TensorRow& row = tables.tensors[tables.active[k]];
-    const int64_t row_step = Rule::kCountsSteps ? advance_step_(row) : 0;
-    if (row.group != group || row_step != step) {
+    const bool is_new_group = row.group != group;
+    if (is_new_group) {
       group = row.group;
-      step = row_step;
       std::memcpy(&hyper, tables.hypers + group * tables.num_hypers, sizeof(hyper));
+    }
+    const bool counts = Rule::kCountsSteps && Rule::counts_step(hyper);
+    const int64_t row_step = counts ? advance_step_(row) : 0;
+    if (is_new_group || row_step != step) {
+      step = row_step;
       coeffs = Rule::prepare(hyper, tables.lr[group], step, memo);
     }
     std::memcpy(tables.coeffs[k].data(), &coeffs, sizeof(coeffs));

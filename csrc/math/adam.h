@@ -66,6 +66,8 @@ struct Adam {
   using Coeffs = AdamCoeffs;
   using Memo = BiasCorrection;
 
+  static FUSEDLR_HOST_DEVICE bool counts_step(const Hyper&) { return true; }
+
   // `step` counts from 1.
   static FUSEDLR_HOST_DEVICE Coeffs prepare(const Hyper& hyper, double lr, int64_t step,
                                             Memo& bias_correction) {

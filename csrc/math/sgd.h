@@ -3,13 +3,15 @@
 //
 //   g <- -g                               if maximize
 //   g <- g + lambda theta
-//   b <- g                                on the first step of a parameter
+//   b <- g                                on the first step with momentum of a parameter
 //   b <- mu b + (1 - tau) g               afterwards (tau: dampening)
 //   theta <- theta - gamma (g + mu b)     nesterov
 //   theta <- theta - gamma b              otherwise
+//   theta <- theta - gamma g              in a step with mu = 0, which leaves b alone
 //
 // Difference from torch.optim: "first step" is a count per parameter, not the absence of a buffer,
-// so a buffer can be created (as zeros) before the first step.
+// so a buffer can be created (as zeros) before the first step. A step without momentum does not
+// count.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +34,7 @@ struct SgdCoeffs {
   double buffer_decay;  // mu; 0 on the first step
   double grad_weight;   // 1 - tau; 1 on the first step
   double lookahead;     // mu with nesterov, else 0
+  double has_momentum;  // 0 if mu is 0
 };
 
 template <bool kMomentum>
@@ -43,7 +46,9 @@ struct Sgd {
   using Coeffs = SgdCoeffs;
   struct Memo {};
 
-  // `step` counts from 1.
+  static FUSEDLR_HOST_DEVICE bool counts_step(const Hyper& hyper) { return hyper.momentum != 0; }
+
+  // `step` counts the steps with momentum, from 1.
   static FUSEDLR_HOST_DEVICE Coeffs prepare(const Hyper& hyper, double lr, int64_t step, Memo&) {
     const bool first = step == 1;
     Coeffs c;
@@ -53,6 +58,7 @@ struct Sgd {
     c.buffer_decay = first ? 0.0 : hyper.momentum;
     c.grad_weight = first ? 1.0 : 1.0 - hyper.dampening;
     c.lookahead = hyper.nesterov != 0 ? hyper.momentum : 0.0;
+    c.has_momentum = hyper.momentum != 0 ? 1.0 : 0.0;
     return c;
   }
 
@@ -64,10 +70,13 @@ struct Sgd {
   template <class T>
   static FUSEDLR_HOST_DEVICE void update(T& param, T grad, T& momentum_buffer, const Coeffs& c) {
     grad = decayed(param, grad, c);
-    momentum_buffer =
-        static_cast<T>(c.buffer_decay) * momentum_buffer + static_cast<T>(c.grad_weight) * grad;
-    const T direction =
-        c.lookahead != 0 ? grad + static_cast<T>(c.lookahead) * momentum_buffer : momentum_buffer;
+    T direction = grad;
+    if (c.has_momentum != 0) {
+      momentum_buffer =
+          static_cast<T>(c.buffer_decay) * momentum_buffer + static_cast<T>(c.grad_weight) * grad;
+      direction =
+          c.lookahead != 0 ? grad + static_cast<T>(c.lookahead) * momentum_buffer : momentum_buffer;
+    }
     param -= static_cast<T>(c.lr) * direction;
   }
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler, nonzero
+from fusedlr.lr_scheduler.device_scheduler import EpochScheduler, nonzero
 
 
-class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnnealingLR):
+class CosineAnnealingLR(EpochScheduler, torch.optim.lr_scheduler.CosineAnnealingLR):
     r"""Anneals the lr of each group along a half cosine; past ``T_max`` it rises again.
 
     .. math:: \gamma_e = \eta + \tfrac{1}{2} (\gamma_0 - \eta) (1 + \cos(\pi e / T))
@@ -53,5 +53,5 @@ class CosineAnnealingLR(FormulaScheduler, torch.optim.lr_scheduler.CosineAnneali
         nonzero("T_max", T_max)
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
-    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
-        return {"period": nonzero("T_max", self.T_max), "eta_min": self.eta_min}
+    def _parameters(self) -> dict[str, Any]:
+        return {"T_max": nonzero("T_max", self.T_max), "eta_min": self.eta_min}

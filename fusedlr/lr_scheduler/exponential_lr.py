@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler
+from fusedlr.lr_scheduler.device_scheduler import EpochScheduler
 
 
-class ExponentialLR(FormulaScheduler, torch.optim.lr_scheduler.ExponentialLR):
+class ExponentialLR(EpochScheduler, torch.optim.lr_scheduler.ExponentialLR):
     r"""Multiplies the lr of each group by ``gamma`` every epoch.
 
     .. math:: \gamma_e = \gamma_{e-1} \cdot g
@@ -34,5 +34,5 @@ class ExponentialLR(FormulaScheduler, torch.optim.lr_scheduler.ExponentialLR):
 
     _kind = "exponential"
 
-    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {"gamma": self.gamma}

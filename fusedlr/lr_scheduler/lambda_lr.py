@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
+from torch.optim import Optimizer
 
-from fusedlr import _backend
-from fusedlr.lr_scheduler.device_scheduler import EpochScheduler
-from fusedlr.optim.group_table import GroupTable
+from fusedlr.lr_scheduler.function_scheduler import FunctionScheduler
 
 
-class LambdaLR(EpochScheduler, torch.optim.lr_scheduler.LambdaLR):
+class LambdaLR(FunctionScheduler, torch.optim.lr_scheduler.LambdaLR):
     r"""Sets the lr of each group to its initial lr times a function of the epoch.
 
     .. math:: \gamma_e = \gamma_0 \lambda(e)
 
     Args:
         optimizer: a fused optimizer (on any other, torch's own implementation runs).
-        lr_lambda: a function of the epoch (an int), or a list with one for each group. A function
-            that serves consecutive groups is called once per step.
+        lr_lambda: a function of the epoch (an int), or a list with one for each group. A schedule
+            of :mod:`fusedlr.schedules` and a function of arithmetic, conditions and ``math`` become
+            formulas that the engine evaluates (and that are made anew when a value that the
+            function reads has changed); any other function is called by the host, once per step
+            for all groups that it serves, and named in a warning.
         last_epoch: the index of the last epoch, when resuming; -1 starts anew.
+        total_steps: the horizon, if it is known: functions that would run on the host are
+            evaluated for 0, 1, ..., ``total_steps`` at the first step and become tables; beyond
+            the horizon the last value stays.
 
     Raises:
         ValueError: if the number of functions is not that of the groups.
+
+    Warns:
+        UserWarning: if a function runs on the host.
 
     Example:
         >>> import torch, fusedlr
@@ -37,7 +45,15 @@ class LambdaLR(EpochScheduler, torch.optim.lr_scheduler.LambdaLR):
     Source: :class:`torch.optim.lr_scheduler.LambdaLR`.
     """
 
-    _has_closed_form = False
+    _kind = "lambda"
 
-    def _move(self, table: GroupTable, epoch: Any, closed_form: bool) -> None:
-        _backend.schedule_lambdas_(table.lr, self.lr_lambdas, self.base_lrs, epoch)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
+        last_epoch: int = -1,
+        *,
+        total_steps: int | None = None,
+    ) -> None:
+        self._set_horizon(total_steps)
+        super().__init__(optimizer, lr_lambda, last_epoch)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler
+from fusedlr.lr_scheduler.device_scheduler import EpochScheduler
 
 
-class MultiStepLR(FormulaScheduler, torch.optim.lr_scheduler.MultiStepLR):
+class MultiStepLR(EpochScheduler, torch.optim.lr_scheduler.MultiStepLR):
     r"""Multiplies the lr of each group by ``gamma`` at each milestone.
 
     .. math:: \gamma_e = \gamma_{e-1} \cdot g^{\#\{m : m = e\}}
@@ -37,9 +37,11 @@ class MultiStepLR(FormulaScheduler, torch.optim.lr_scheduler.MultiStepLR):
 
     _kind = "multi_step"
 
-    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
-        if closed_form:
-            milestones = sorted(self.milestones.elements())
-        else:  # only those of this epoch move the lr
-            milestones = [epoch] * self.milestones.get(epoch, 0)
-        return {"gamma": self.gamma, "milestones": milestones}
+    def _parameters(self) -> dict[str, Any]:
+        return {"gamma": self.gamma}
+
+    def _table_source(self) -> Any:
+        return self.milestones
+
+    def _table(self) -> list[float]:
+        return sorted(self.milestones.elements())

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
-from fusedlr import _backend
-from fusedlr.lr_scheduler.device_scheduler import DeviceScheduler, device_table
+from fusedlr.lr_scheduler.device_field import DeviceField
+from fusedlr.lr_scheduler.device_scheduler import (
+    DeviceScheduler,
+    device_table,
+    refuse_scheduled_groups,
+)
+from fusedlr.optim.group_table import GroupTable
 
 
 class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -47,39 +53,49 @@ class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlat
     Source: :class:`torch.optim.lr_scheduler.ReduceLROnPlateau`.
     """
 
+    _kind = "plateau"
+    _counts_steps = False
+    _column_names = ("min_lrs",)
+    _formula_methods = ("_is_better", "_reduce_lr")
+
+    best = DeviceField(always_float=True)
+    num_bad_epochs = DeviceField()
+    cooldown_counter = DeviceField()
+
+    def _reset(self) -> None:
+        refuse_scheduled_groups(self.optimizer, "lr")
+        super()._reset()
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "factor": self.factor,
+            "patience": self.patience,
+            "cooldown": self.cooldown,
+            "eps": self.eps,
+            "seeks_maximum": self.mode == "max",
+            "threshold": self.threshold,
+            "is_relative": self.threshold_mode == "rel",
+        }
+
+    def _columns(self, table: GroupTable) -> tuple[Sequence[Any], ...]:
+        if len(self.min_lrs) != len(table) and self.default_min_lr is not None:
+            return ([self.default_min_lr] * len(table),)
+        return (self.min_lrs,)
+
     def step(self, metrics: Any, epoch: Any = None) -> None:  # type: ignore[override]
-        """Tells the scheduler the metric of one epoch: a number or a tensor of one element."""
-        table = device_table(self.optimizer)
-        if table is None:
+        """Tells the scheduler the metric of one epoch: a number or a tensor of one element.
+
+        A tensor is read by the engine; the host does not wait for it.
+        """
+        table = device_table(self.optimizer) if self._has_formula() else None
+        if table is None or (self.default_min_lr is None and len(self.min_lrs) != len(table)):
             super().step(metrics, epoch)
             return
-        current = float(metrics)
         if epoch is not None:
             warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-
-        if self._is_better(current, self.best):  # type: ignore[no-untyped-call]
-            self.best = current
-            self.num_bad_epochs = 0
-        else:
-            self.num_bad_epochs += 1
-        if self.in_cooldown:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0  # bad epochs do not count in cooldown
-
-        table.sync()
-        if self.num_bad_epochs > self.patience:
-            self._reduce_lr(self.last_epoch)
-            self.cooldown_counter = self.cooldown
-            self.num_bad_epochs = 0
-        self._finish_move(table)
-
-    def _reduce_lr(self, epoch: Any) -> None:
-        table = device_table(self.optimizer)
-        lowest = self.default_min_lr
-        if table is None or (len(self.min_lrs) != len(table) and lowest is None):
-            super()._reduce_lr(epoch)
-            return
-        if len(self.min_lrs) != len(table) and lowest is not None:
-            self.min_lrs = [lowest] * len(table)
-        _backend.schedule_plateau_(table.lr, self.factor, self.min_lrs, self.eps)
+        is_single = isinstance(metrics, torch.Tensor) and metrics.numel() == 1
+        metric = metrics if is_single else float(metrics)
+        self._move(table, epoch, metric=metric)
+        has_grown = len(self.min_lrs) != len(table) and self.default_min_lr is not None
+        if has_grown and self._node is not None and self._node.has_moved:
+            self.min_lrs = list(self._columns(table)[0])  # as torch does when it reduces

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from fusedlr.lr_scheduler.device_scheduler import FormulaScheduler, nonzero
+from fusedlr.lr_scheduler.device_scheduler import EpochScheduler, nonzero
 
 
-class StepLR(FormulaScheduler, torch.optim.lr_scheduler.StepLR):
+class StepLR(EpochScheduler, torch.optim.lr_scheduler.StepLR):
     r"""Multiplies the lr of each group by ``gamma`` every ``step_size`` epochs.
 
     .. math:: \gamma_e = \gamma_{e-1} \cdot g \text{ if } e \bmod s = 0, e > 0
@@ -45,5 +45,5 @@ class StepLR(FormulaScheduler, torch.optim.lr_scheduler.StepLR):
         nonzero("step_size", step_size)
         super().__init__(optimizer, step_size, gamma, last_epoch)
 
-    def _parameters(self, epoch: Any, closed_form: bool) -> dict[str, Any]:
-        return {"gamma": self.gamma, "period": nonzero("step_size", self.step_size)}
+    def _parameters(self) -> dict[str, Any]:
+        return {"gamma": self.gamma, "step_size": nonzero("step_size", self.step_size)}

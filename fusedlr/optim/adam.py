@@ -26,7 +26,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         params: parameters, named parameters, or dicts of param groups. Any strided layout;
             float64, float32, bfloat16, float16, or complex (updated as pairs of reals).
         lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live:
-            writing into it in place is seen by the next step.
+            writing into it in place is seen by the next step. This, ``betas`` (each of the pair),
+            ``eps`` and ``weight_decay`` can also follow a schedule of :mod:`fusedlr.schedules`.
         betas: decay rates :math:`\beta_1, \beta_2` of both averages, two floats or two tensors.
         eps: :math:`\epsilon`, added to the denominator.
         weight_decay: :math:`\lambda`; :math:`\lambda \theta` is added to the gradient, or with
@@ -38,7 +39,9 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         decoupled_weight_decay: weight decay as in AdamW.
 
     Arithmetic runs in float32 (float64 for float64 parameters); the learning rate and all
-    coefficients are float64. Raises what :class:`torch.optim.Adam` raises for invalid arguments.
+    coefficients are float64. A schedule is evaluated by the step itself, at the number of steps
+    completed before it; it is saved with the state. Raises what :class:`torch.optim.Adam` raises
+    for invalid arguments.
 
     Example:
         >>> import torch, fusedlr

@@ -33,6 +33,17 @@ class AdamW(Adam, torch.optim.AdamW):
         >>> [group["lr"] for group in optimizer.param_groups]
         [0.001, 0.0001]
 
+        A hyper follows a schedule, here up to 3e-4 and down again:
+
+        >>> from fusedlr import schedules as s
+        >>> optimizer = fusedlr.AdamW(
+        ...     model.parameters(), lr=s.warmup_cosine(3e-4, warmup_steps=100, total_steps=1_000)
+        ... )
+        >>> for _ in range(51):
+        ...     optimizer.step()
+        >>> optimizer.param_groups[0]["lr"]
+        0.00015
+
     References:
         Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
         https://arxiv.org/abs/1711.05101

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -12,20 +15,34 @@ from torch import Tensor
 
 from fusedlr.optim.group_table import GroupTable
 from fusedlr.optim.revision import OptimizerState, ParamState
+from fusedlr.schedules import Schedule
+
+# Entries that a saved group has besides those of torch.optim, if it has schedules.
+_SCHEDULES, _COMPLETED_STEPS = "schedules", "completed_steps"
 
 
-def plain_state(state: Mapping[Any, Any], *, clone_steps: bool = False) -> dict[Any, Any]:
-    """The state as plain dicts of the same tensors."""
+def plain_state(
+    state: Mapping[Any, Any], names: Collection[str], *, clone_steps: bool = False
+) -> dict[Any, Any]:
+    """The state as plain dicts of the same tensors.
 
-    def plain(entries: Any) -> Any:
+    `names` are entries whose uses are counted out of sight; before the first use there are none, as
+    in torch.optim.
+    """
+    copied: dict[Any, Any] = {}
+    for key, entries in state.items():
         if not isinstance(entries, ParamState):
-            return entries
-        copied = dict(entries)
-        if clone_steps and isinstance(copied.get("step"), Tensor):
-            copied["step"] = copied["step"].clone()
-        return copied
-
-    return {key: plain(entries) for key, entries in state.items()}
+            copied[key] = entries
+            continue
+        count = entries.completed_steps
+        unused = names if count is not None and count.item() == 0 else ()
+        plain = {name: entries[name] for name in entries if name not in unused}
+        if unused and not plain:
+            continue
+        if clone_steps and isinstance(plain.get("step"), Tensor):
+            plain["step"] = plain["step"].clone()
+        copied[key] = plain
+    return copied
 
 
 def match_params(groups: list[Any], saved_groups: list[dict[str, Any]]) -> dict[Any, Tensor]:
@@ -47,11 +64,56 @@ def match_params(groups: list[Any], saved_groups: list[dict[str, Any]]) -> dict[
     return dict(zip(ids, params, strict=True))
 
 
+def add_schedules_(saved_groups: list[dict[str, Any]], groups: list[Any], completed: int) -> None:
+    """Adds their schedules to the saved groups that have any, with the steps they go by."""
+    for saved, group in zip(saved_groups, groups, strict=True):
+        if group.schedules:
+            data = {name: schedule.to_json() for name, schedule in group.schedules.items()}
+            saved.update({_SCHEDULES: data, _COMPLETED_STEPS: completed})
+
+
+def _schedules_in(saved: Mapping[str, Any]) -> dict[str, Schedule]:
+    data = saved.get(_SCHEDULES, {})
+    return {name: _schedule_from(json.dumps(one)) for name, one in data.items()}
+
+
+# Groups that shared a schedule share it again, and so it is evaluated once for all of them.
+@functools.lru_cache(maxsize=64)
+def _schedule_from(text: str) -> Schedule:
+    return Schedule.from_json(json.loads(text))
+
+
+def completed_steps(saved_groups: list[dict[str, Any]]) -> int | None:
+    """The steps that the optimizer of a checkpoint had completed, if it had schedules."""
+    counts = [saved[_COMPLETED_STEPS] for saved in saved_groups if _COMPLETED_STEPS in saved]
+    return max(counts, default=None)
+
+
+def warn_of_ending_schedules(groups: list[Any], saved_groups: list[dict[str, Any]]) -> None:
+    """Warns if schedules are about to end because a checkpoint has never heard of any."""
+    if any(_SCHEDULES in saved for saved in saved_groups):
+        return
+    ending = [
+        f"param_groups[{index}]: {', '.join(group.schedules)}"
+        for index, group in enumerate(groups)
+        if group.schedules
+    ]
+    if ending:
+        warnings.warn(
+            "The loaded state dict has no schedules, so hypers become the numbers that it has, and "
+            f"these schedules end ({'; '.join(ending)}). To go on with a schedule, assign it again "
+            "(group['lr'] = schedule), and set optimizer.completed_steps.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def check(table: GroupTable, saved_groups: list[dict[str, Any]], saved_state: Any) -> None:
     """Raises TypeError or ValueError if a checkpoint cannot be loaded as a whole."""
     for index, saved in enumerate(saved_groups):
         for key in table.keys & saved.keys():
             table.check(index, key, saved[key])
+        _check_schedules(table, index, saved)
     ids = {key for saved in saved_groups for key in saved["params"]}
     for key in ids & saved_state.keys():
         if not isinstance(saved_state[key], Mapping):
@@ -69,9 +131,31 @@ def check(table: GroupTable, saved_groups: list[dict[str, Any]], saved_state: An
             )
 
 
+def _check_schedules(table: GroupTable, index: int, saved: Mapping[str, Any]) -> None:
+    where = f"of param_groups[{index}] in the loaded state dict"
+    data = saved.get(_SCHEDULES, {})
+    if not isinstance(data, Mapping):
+        raise TypeError(f"'{_SCHEDULES}' {where} must be a dict, but is {data!r}")
+    try:
+        schedules = _schedules_in(saved)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"'{_SCHEDULES}' {where} cannot be read: {error}") from error
+    if unknown := schedules.keys() - table.scheduled_names():
+        raise ValueError(
+            f"'{_SCHEDULES}' {where} has {sorted(unknown)}, but schedules can only be given for "
+            f"{sorted(table.scheduled_names())}"
+        )
+    completed = saved.get(_COMPLETED_STEPS, 0)
+    if not isinstance(completed, int) or completed < 0:
+        raise TypeError(
+            f"'{_COMPLETED_STEPS}' {where} must be a number of steps, but is {completed!r}"
+        )
+
+
 def load_group_(group: Any, saved: dict[str, Any]) -> None:
-    """Gives a group the entries of a saved one; its parameters stay."""
-    loaded = deepcopy({key: value for key, value in saved.items() if key != "params"})
+    """Gives a group the entries and the schedules of a saved one; its parameters stay."""
+    own_keys = {"params", _SCHEDULES, _COMPLETED_STEPS}
+    loaded = deepcopy({key: value for key, value in saved.items() if key not in own_keys})
     own, given = group.get("lr"), loaded.get("lr")
     if isinstance(own, Tensor) and isinstance(given, Tensor):
         with torch.no_grad():
@@ -79,7 +163,9 @@ def load_group_(group: Any, saved: dict[str, Any]) -> None:
         del loaded["lr"]
     for key in group.keys() - loaded.keys() - {"params", "param_names", "lr"}:
         del group[key]
+    group.end_schedules(loaded.keys())
     group.update(loaded)
+    group.update(group.values_with(_schedules_in(saved)))
 
 
 @torch.no_grad()

@@ -9,6 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fusedlr import _backend
+from fusedlr.optim.revision import Revision
+from fusedlr.optim.step_clock import Place
+from fusedlr.schedules import Schedule
+
 
 class LiveTensors(Protocol):
     """Keeps user tensors and entries of the table in step."""
@@ -17,11 +22,17 @@ class LiveTensors(Protocol):
     def put(self, group: int, column: int, tensor: Tensor, source: Tensor | None) -> None: ...
     def drop(self, group: int, column: int) -> None: ...
     def sync_(self) -> None: ...
+    def sync_group_(self, group: int) -> None: ...
 
 
 _LR = -1  # the column of the lr
 
+# Columns that are true or false.
+_SWITCHES = frozenset({"maximize", "nesterov", "decoupled_weight_decay"})
+
 _SIZE = ctypes.sizeof(ctypes.c_double)
+_Pair = ctypes.c_double * 2
+_double_at = ctypes.c_double.from_address
 
 
 class GroupTable:
@@ -29,22 +40,44 @@ class GroupTable:
 
     Numbers are written when a group is edited, so that a step reads the table and nothing else.
     Tensors stay the user's own: :meth:`sync` carries what was written into them into the table, and
-    what was written into the table into them.
+    what was written into the table into them. Schedules are kept in :attr:`schedules`; the table
+    holds the value that the last step has used, and each step begins by writing its own.
 
     Args:
         hyper_names: names of the columns of ``hypers``; ``betas`` fills ``beta1`` and ``beta2``.
         make_live_tensors: builds the object that keeps user tensors and the table in step.
+        completed: the number of completed steps, float64 [1], by which schedules go.
+        revision: what plans look at; moves on when a schedule begins or ends.
     """
 
     def __init__(
-        self, hyper_names: tuple[str, ...], make_live_tensors: Callable[[], LiveTensors]
+        self,
+        hyper_names: tuple[str, ...],
+        make_live_tensors: Callable[[], LiveTensors],
+        completed: Tensor,
+        revision: Revision,
     ) -> None:
         self.hyper_names = hyper_names
         self._column = {name: column for column, name in enumerate(hyper_names)}
+        self._name = {_LR: "lr", **dict(enumerate(hyper_names))}
+        # The column or the two columns in which the value of a key is.
+        self._columns: dict[str, int | tuple[int, int]] = {"lr": _LR, **self._column}
+        if "beta1" in self._columns:
+            self._columns["betas"] = (self._columns.pop("beta1"), self._columns.pop("beta2"))  # type: ignore[assignment]
         #: The keys of a group whose values are in the table.
-        self.keys = frozenset(
-            {"lr"} | {"betas" if name in ("beta1", "beta2") else name for name in hyper_names}
-        )
+        self.keys = frozenset(self._columns)
+        #: The schedules, by the places that they fill.
+        self.schedules: dict[Place, Schedule] = {}
+        # The number that was last read in the place of a schedule: whoever swaps a hyper for a
+        # while, as torch.distributed.checkpoint does, puts this very number back.
+        self._read: dict[Place, tuple[float, Schedule]] = {}
+        #: Whether an engine of ours moves the numbers. Fixed here: asking takes longer than a step
+        #: of a scheduler.
+        self.has_engine = _backend.engine_for("cpu")[0] != "torch"
+        #: Grows with every edit of an entry that no step reads, such as ``initial_lr``.
+        self.annotations = 0
+        self._completed = completed
+        self._revision = revision
         # The lr tensors as they are read back, and as they were given, by group.
         self._lr_tensors: dict[int, Tensor] = {}
         self._given_lr: dict[int, Tensor] = {}
@@ -60,12 +93,15 @@ class GroupTable:
         self.hypers = hypers
         self._live.set_table(lr, hypers)
 
+    def _address(self, index: int, column: int) -> int:
+        # Where the table lies may change behind the tensor, as in lr.share_memory_().
+        if column == _LR:
+            return self.lr.data_ptr() + _SIZE * index
+        return self.hypers.data_ptr() + _SIZE * (index * len(self.hyper_names) + column)
+
     def _slot(self, index: int, column: int) -> ctypes.c_double:
         # Several times faster than indexing the tensor.
-        if column == _LR:
-            return ctypes.c_double.from_address(self.lr.data_ptr() + _SIZE * index)
-        place = index * len(self.hyper_names) + column
-        return ctypes.c_double.from_address(self.hypers.data_ptr() + _SIZE * place)
+        return _double_at(self._address(index, column))
 
     def __len__(self) -> int:
         return self.lr.numel()
@@ -78,34 +114,72 @@ class GroupTable:
         )
         return len(self) - 1
 
+    def column(self, name: str) -> int:
+        """The column of ``hypers`` that holds a hyper (``"beta1"``, ``"momentum"``…)."""
+        return self._column[name]
+
     def check(self, index: int, key: str, value: Any) -> list[tuple[int, Any, float]]:
         """What ``group[key] = value`` of group ``index`` means: (column, value, number).
 
         Raises:
-            TypeError: if the value is neither a number nor a tensor.
+            TypeError: if the value is neither a number nor a tensor nor a schedule.
             ValueError: if a tensor has more than one element.
         """
-        if key != "betas":
-            column = _LR if key == "lr" else self._column[key]
-            return [(column, value, _number(index, key, value))]
+        columns = self._columns[key]
+        if isinstance(columns, int):
+            return [(columns, value, self._number(index, key, value))]
         try:
             first, second = value
         except (TypeError, ValueError):
             raise TypeError(
-                f"param_groups[{index}]['betas'] must be a pair of numbers, got {value!r}"
+                f"param_groups[{index}]['{key}'] must be a pair of numbers, got {value!r}"
             ) from None
         return [
-            (self._column[name], one, _number(index, key, one))
-            for name, one in (("beta1", first), ("beta2", second))
+            (column, one, self._number(index, key, one))
+            for column, one in zip(columns, (first, second), strict=True)
         ]
 
-    def assign(self, index: int, key: str, value: Any) -> None:
-        """Takes over ``group[key] = value`` of group ``index``; raises as :meth:`check` does."""
+    def _number(self, index: int, key: str, value: Any) -> float:
+        if isinstance(value, Schedule):
+            if key in _SWITCHES:
+                self.refuse_schedule(index, key, value)
+            return self._current_value(value)
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"param_groups[{index}]['{key}'] must be a 1-element tensor, "
+                    f"but has shape {tuple(value.shape)}"
+                )
+            return float(value.item())
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"param_groups[{index}]['{key}'] must be a number or a 1-element tensor, "
+                f"but got {value!r}"
+            ) from None
+
+    def refuse_schedule(self, index: int, key: str, schedule: Schedule) -> None:
+        """Raises TypeError: a group has a schedule where none can be."""
+        takers = ", ".join(sorted(self.keys - _SWITCHES))
+        raise TypeError(
+            f"param_groups[{index}]['{key}'] takes no schedule, but got {schedule!r}; "
+            f"schedules can be given for {takers}"
+        )
+
+    def assign(self, index: int, key: str, value: Any) -> Any:
+        """Takes over ``group[key] = value`` of group ``index``; raises as :meth:`check` does.
+
+        Returns:
+            What is to be stored in the dict: the value, with numbers in the place of schedules.
+        """
         columns = self.check(index, key, value)
         if any(isinstance(one, Tensor) for _, one, _ in columns):
             self.sync()  # an edit that waits in a tensor must not get lost when it is tied anew
+        stored: list[Any] = []
         for column, one, number in columns:
-            self._slot(index, column).value = number
+            slot = self._slot(index, column)
+            slot.value = number
             if column == _LR and self._lr_tensors:
                 self._lr_tensors.pop(index, None)
                 self._given_lr.pop(index, None)
@@ -113,6 +187,76 @@ class GroupTable:
                 self._put(index, column, one)
             elif self._has_live:
                 self._live.drop(index, column)
+            self._follow((index, column), one)
+            # A schedule may give out numbers that are constants somewhere: `slot.value` is new.
+            stored.append(slot.value if isinstance(one, Schedule) else one)
+        if not any(isinstance(one, Schedule) for _, one, _ in columns):
+            return value
+        return tuple(stored) if isinstance(self._columns[key], tuple) else stored[0]
+
+    def _follow(self, place: Place, value: Any) -> None:
+        """Begins, ends or resumes the schedule of a place to which a value was assigned."""
+        if isinstance(value, Schedule):
+            self._read.pop(place, None)
+            self.schedules[place] = value
+            self._revision.bump()
+            return
+        was_read, schedule = self._read.get(place, (None, None))
+        if place in self.schedules:
+            if value is was_read:  # to stay as it is: not swapped for a while
+                del self._read[place]
+            self._end_schedule(place)
+        elif schedule is not None and value is was_read:
+            self.schedules[place] = schedule
+            self._revision.bump()
+
+    def forget(self, index: int, key: str) -> None:
+        """Ends the schedules of a hyper of group `index` for good."""
+        columns = self._columns[key]
+        for column in (columns,) if isinstance(columns, int) else columns:
+            self._read.pop((index, column), None)
+            self._end_schedule((index, column))
+
+    def _end_schedule(self, place: Place) -> None:
+        if self.schedules.pop(place, None) is not None:
+            self._revision.bump()
+
+    def _current_value(self, schedule: Schedule) -> float:
+        """The value of the last step; before the first step that of step 0."""
+        return schedule(max(self._completed.item() - 1.0, 0.0))
+
+    def refresh_schedules(self) -> None:
+        """Shows the values that belong to the number of completed steps."""
+        for (index, column), schedule in self.schedules.items():
+            self._slot(index, column).value = self._current_value(schedule)
+
+    def schedules_of(self, index: int) -> dict[str, Schedule]:
+        """The schedules of a group by the names of the hypers (``"lr"``, ``"beta1"``…)."""
+        return {
+            name: self.schedules[index, column]
+            for column, name in self._name.items()
+            if (index, column) in self.schedules
+        }
+
+    def scheduled_names(self) -> frozenset[str]:
+        """The names of the hypers that can follow a schedule."""
+        return frozenset(self._name.values()) - _SWITCHES
+
+    def names_of(self, key: str) -> tuple[str, ...]:
+        """The names of the hypers under a key of a group: ``("beta1", "beta2")`` for betas."""
+        columns = self._columns[key]
+        places = (columns,) if isinstance(columns, int) else columns
+        return tuple(self._name[column] for column in places)
+
+    def name_of(self, place: Place) -> str:
+        """The name of the hyper at a place."""
+        return self._name[place[1]]
+
+    def places_to_record(self) -> list[Place]:
+        """The lr of every group, and what follows a schedule."""
+        lrs = [(index, _LR) for index in range(len(self))]
+        others = (place for place in self.schedules if place[1] != _LR)
+        return [*lrs, *sorted(others, key=lambda place: (place[1], place[0]))]
 
     def _put(self, index: int, column: int, tensor: Tensor) -> None:
         self._has_live = True
@@ -131,14 +275,26 @@ class GroupTable:
                 self._lr_tensors[other] = tensor.detach().clone()
                 self._live.put(other, _LR, self._lr_tensors[other], tensor)
 
-    def current_lr(self, index: int, stored: Any) -> Any:
-        """What ``group["lr"]`` reads, given what is stored in the dict."""
-        if self._has_live and index in self._lr_tensors:
-            self.sync()
-            return self._lr_tensors[index]
-        number = self._slot(index, _LR).value
-        # An int stays an int as long as no schedule has moved it.
-        return stored if stored == number else number
+    def current(self, index: int, key: str, stored: Any) -> Any:
+        """What ``group[key]`` reads, given what is stored in the dict."""
+        columns = self._columns[key]
+        if self._has_live:
+            self._live.sync_group_(index)
+        if isinstance(columns, tuple):
+            first, second = stored
+            numbers = _Pair.from_address(self._address(index, columns[0]))
+            one, two = map(self._moved, (index, index), columns, (first, second), numbers)
+            return stored if one is first and two is second else (one, two)
+        return self._moved(index, columns, stored, _double_at(self._address(index, columns)).value)
+
+    def _moved(self, index: int, column: int, stored: Any, number: float) -> Any:
+        if self._has_live and isinstance(stored, Tensor):
+            return self._lr_tensors.get(index, stored) if column == _LR else stored
+        # An int stays an int as long as nothing has moved it.
+        value = stored if stored == number else number
+        if self.schedules and (schedule := self.schedules.get((index, column))):
+            self._read[index, column] = value, schedule
+        return value
 
     def lr_tensors(self) -> dict[int, Tensor]:
         """The lr tensors of the groups that were given one, by group."""
@@ -160,20 +316,3 @@ class GroupTable:
             return value
 
         return {key: detached(value) if key in self.keys else value for key, value in group.items()}
-
-
-def _number(index: int, key: str, value: Any) -> float:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"param_groups[{index}]['{key}'] must be a 1-element tensor, "
-                f"but has shape {tuple(value.shape)}"
-            )
-        return float(value.item())
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"param_groups[{index}]['{key}'] must be a number or a 1-element tensor, "
-            f"but got {value!r}"
-        ) from None

@@ -38,21 +38,29 @@ class LiveTensors:
     def drop(self, group: int, column: int) -> None:
         self._links.pop((group, column), None)
 
-    @torch.no_grad()
     def sync_(self) -> None:
-        for (group, column), link in self._links.items():
-            slot = self._slot(group, column)
-            value = link.tensor.item()
-            if value != link.tensor_value:
-                link.source = None
-            elif slot.item() != link.slot_value:
-                link.slot_value = slot.item()
-                link.tensor_value = link.tensor.fill_(link.slot_value).item()
-                link.source = None
-                continue
-            elif link.source is not None and link.source.item() != link.source_value:
-                link.source_value = link.source.item()
-                value = link.tensor.fill_(link.source_value).item()
-            if value != link.tensor_value:
-                slot.fill_(value)
-                link.slot_value = link.tensor_value = value
+        for place in self._links:
+            self._sync_link(place)
+
+    def sync_group_(self, group: int) -> None:
+        for place in self._links:
+            if place[0] == group:
+                self._sync_link(place)
+
+    @torch.no_grad()
+    def _sync_link(self, place: tuple[int, int]) -> None:
+        link, slot = self._links[place], self._slot(*place)
+        value = link.tensor.item()
+        if value != link.tensor_value:
+            link.source = None
+        elif slot.item() != link.slot_value:
+            link.slot_value = slot.item()
+            link.tensor_value = link.tensor.fill_(link.slot_value).item()
+            link.source = None
+            return
+        elif link.source is not None and link.source.item() != link.source_value:
+            link.source_value = link.source.item()
+            value = link.tensor.fill_(link.source_value).item()
+        if value != link.tensor_value:
+            slot.fill_(value)
+            link.slot_value = link.tensor_value = value

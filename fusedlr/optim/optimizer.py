@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -15,8 +17,11 @@ from fusedlr import _backend
 from fusedlr.optim import checkpoint, planning
 from fusedlr.optim.group_table import GroupTable
 from fusedlr.optim.live_tensors import LiveTensors
-from fusedlr.optim.param_group import ParamGroup
+from fusedlr.optim.param_group import ParamGroup, definition_of
+from fusedlr.optim.recorder import Recorder
 from fusedlr.optim.revision import OptimizerState, Revision
+from fusedlr.optim.step_clock import Clock, StepClock
+from fusedlr.schedules import Schedule
 
 
 def _hooks_when_needed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +50,32 @@ def _hooks_when_needed(step: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def _accepting_schedules(torch_init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a torch.optim class, with schedules where it takes numbers."""
+    names = list(inspect.signature(torch_init).parameters)[1:]
+
+    @functools.wraps(torch_init)
+    def __init__(self: FusedOptimizer, *args: Any, **kwargs: Any) -> None:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        self._scheduled_defaults = {key: one for key, one in given.items() if _is_scheduled(one)}
+        # torch checks the values at step 0.
+        values = {key: _first_value(value) for key, value in kwargs.items()}
+        super(FusedOptimizer, self).__init__(*map(_first_value, args), **values)
+
+    return __init__
+
+
+def _is_scheduled(hyper: Any) -> bool:
+    parts = hyper if isinstance(hyper, (tuple, list)) else (hyper,)
+    return any(isinstance(one, Schedule) for one in parts)
+
+
+def _first_value(hyper: Any) -> Any:
+    if isinstance(hyper, Schedule):
+        return hyper(0)
+    return tuple(map(_first_value, hyper)) if _is_scheduled(hyper) else hyper
+
+
 class FusedOptimizer(Optimizer):
     """Base class of the fused optimizers. Comes before the torch.optim class of the same name.
 
@@ -58,12 +89,27 @@ class FusedOptimizer(Optimizer):
     sparse_error: ClassVar[str]
     #: Whether ``state[param]["step"]`` exists; where it does not, steps are counted out of sight.
     step_is_visible: ClassVar[bool]
+    #: The state whose uses are counted out of sight.
+    state_without_step: ClassVar[tuple[str, ...]] = ()
 
     _revision: Revision
     _table: GroupTable
     _plans: list[_backend.Plan]
     _torch_groups: list[ParamGroup]
     _planned_revision: int
+    _clock: Clock
+    _recorders: list[Recorder]
+    # Compiled schedules, by id, with the schedule that keeps the id its own.
+    _formulas: dict[int, tuple[Schedule, Any]]
+    _scheduled_defaults: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__bases__:
+            is_of_torch = issubclass(base, Optimizer) and not issubclass(base, FusedOptimizer)
+            if is_of_torch and "__init__" not in cls.__dict__:
+                init = _accepting_schedules(base.__init__)  # type: ignore[misc]
+                cls.__init__ = init  # type: ignore[method-assign]
 
     # What a subclass tells of its rule
 
@@ -85,7 +131,8 @@ class FusedOptimizer(Optimizer):
     def lr(self) -> Tensor:
         """The learning rates: float64 ``[num_groups]``, the very memory that a step reads.
 
-        Writing into it in place is seen by the next step. Adding a group makes a new tensor.
+        Writing into it in place is seen by the next step, which overwrites it in groups whose lr
+        follows a schedule. Adding a group makes a new tensor.
         """
         if not self._groups_are_adopted():
             self._adopt_groups()
@@ -96,6 +143,76 @@ class FusedOptimizer(Optimizer):
     def lr(self, values: Any) -> None:
         lr = self.lr
         lr.copy_(torch.as_tensor(values))
+
+    # The clock
+
+    @property
+    def completed_steps(self) -> int:
+        """How many steps were completed; schedules go by it: the first step uses their value at 0.
+
+        A step counts also if no parameter had a gradient; one that raised or was skipped does not.
+        Set it to go on somewhere else.
+
+        Raises:
+            ValueError: if it is set to a negative number.
+        """
+        return int(self._clock.completed.item())
+
+    @completed_steps.setter
+    def completed_steps(self, count: int) -> None:
+        if operator.index(count) < 0:
+            raise ValueError(f"completed_steps must not be negative, but got {count}")
+        self._clock.completed.fill_(count)
+        self._table.refresh_schedules()
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped because of :attr:`found_inf`."""
+        return int(self._clock.skipped.item())
+
+    @property
+    def found_inf(self) -> Tensor:
+        """What tells a step to skip itself: a tensor of one element, not zero after an overflow.
+
+        It is read when the step begins. A skipped step moves nothing: no parameter, no state, and
+        no schedule. Deleting the attribute, or setting it to None, ends that.
+
+        Raises:
+            AttributeError: if it was not set.
+            TypeError, ValueError: if it is set to something else than such a tensor.
+        """
+        found_inf = self._clock.found_inf
+        if found_inf is None:
+            raise AttributeError("found_inf was not set")
+        return found_inf
+
+    @found_inf.setter
+    def found_inf(self, found_inf: Tensor | None) -> None:
+        if found_inf is not None:
+            if not isinstance(found_inf, Tensor):
+                raise TypeError(f"found_inf must be a tensor, but got {found_inf!r}")
+            if found_inf.numel() != 1:
+                shape = tuple(found_inf.shape)
+                raise ValueError(f"found_inf must have one element, but has shape {shape}")
+        self._clock.found_inf = found_inf
+
+    @found_inf.deleter
+    def found_inf(self) -> None:
+        self._clock.found_inf = None
+
+    def _attach(self, recorder: Recorder) -> Callable[[], None]:
+        """Lets a recorder record each step from now on; returns what ends that."""
+        recorder.fit(self._table)
+        recorders, revision = self._recorders, self._revision  # not self: it may outlive that
+
+        def detach() -> None:
+            if recorder in recorders:
+                recorders.remove(recorder)
+                revision.bump()
+
+        recorders.append(recorder)
+        revision.bump()
+        return detach
 
     # Groups and state: attributes that others replace as a whole
 
@@ -120,6 +237,9 @@ class FusedOptimizer(Optimizer):
             self._plans = []
             self._torch_groups = []
             self._planned_revision = -1
+            self._clock = (_backend.step_clock_class() or StepClock)()
+            self._recorders = []
+            self._formulas = {}
         self._revision.bump()
         self._state = OptimizerState(self._revision, entries)
 
@@ -136,15 +256,26 @@ class FusedOptimizer(Optimizer):
 
     def _adopt_groups(self) -> None:
         """Makes every group a :class:`ParamGroup` with its row in a new group table."""
-        groups = [dict(group) for group in self._param_groups]
-        self._table = GroupTable(self.hyper_names, _backend.live_tensors_class() or LiveTensors)
+        groups = [definition_of(group) for group in self._param_groups]
+        self._table = GroupTable(
+            self.hyper_names,
+            _backend.live_tensors_class() or LiveTensors,
+            self._clock.completed,
+            self._revision,
+        )
         for index, group in enumerate(groups):
             self._table.append_row()
             self._param_groups[index] = ParamGroup(group, self._table, index, self._revision)
         self._revision.bump()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, as in torch.optim; its state starts with its first gradient."""
+        """Adds a group, as in torch.optim; its state starts with its first gradient.
+
+        Its schedules, its own and those of the defaults, go by the steps that the optimizer has
+        completed, as all others.
+        """
+        # Numbers have stood in for schedules while torch's constructor checked them.
+        self.defaults.update(self.__dict__.pop("_scheduled_defaults", {}))
         super().add_param_group(param_group)
         groups = self._param_groups
         index = self._table.append_row()
@@ -186,13 +317,21 @@ class FusedOptimizer(Optimizer):
             self._build_plans()
         for group in self._torch_groups:
             self._refuse_sparse_grads(group)
-        while self._plans and (obstacle := _backend.try_step_(self._plans)):
+        while self._plans and (obstacle := _backend.try_step_(self._plans, self._clock)):
             self._remove(obstacle)
-        if self._torch_groups:
+        if self._torch_groups or not self._plans:
+            self._finish_without_plans()
+        return loss
+
+    def _finish_without_plans(self) -> None:
+        """Does what the plans leave to be done: the groups of torch's functions, and the clock."""
+        if not self._plans:
+            self._clock.begin_()
+        if self._torch_groups and not self._clock.is_skipped:
             with torch.set_grad_enabled(self.defaults["differentiable"]):
                 for group in self._torch_groups:
                     self._torch_step(group)
-        return loss
+        self._clock.finish_()
 
     def _refuse_sparse_grads(self, group: ParamGroup) -> None:
         # torch's functions would find out after other groups have moved.
@@ -214,6 +353,7 @@ class FusedOptimizer(Optimizer):
         if not self._groups_are_adopted():
             self._adopt_groups()
         self._plans, self._torch_groups = planning.build_plans(self)
+        planning.configure_clock(self)
         self._planned_revision = self._revision.number
 
     # Saving and loading
@@ -221,16 +361,21 @@ class FusedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state as plain dicts, as in torch.optim.
 
-        State tensors alias the live ones; hypers (also those given as tensors) are snapshots.
+        State tensors alias the live ones; hypers (also those given as tensors) are snapshots. A
+        group with schedules has two more keys: ``"schedules"``, as plain data, and
+        ``"completed_steps"``, by which they go.
         """
+        if not self._groups_are_adopted():
+            self._adopt_groups()
         hooks = self._optimizer_state_dict_post_hooks
         self._optimizer_state_dict_post_hooks = type(hooks)()
         try:
             saved = super().state_dict()
         finally:
             self._optimizer_state_dict_post_hooks = hooks
-        saved["state"] = checkpoint.plain_state(saved["state"])
+        saved["state"] = checkpoint.plain_state(saved["state"], self.state_without_step)
         saved["param_groups"] = [self._table.snapshot(group) for group in saved["param_groups"]]
+        checkpoint.add_schedules_(saved["param_groups"], self._param_groups, self.completed_steps)
         for hook in hooks.values():
             replaced = hook(self, saved)
             saved = saved if replaced is None else replaced
@@ -243,8 +388,14 @@ class FusedOptimizer(Optimizer):
         Tensors are copied into the existing storage and keep their dtype (torch.optim allocates new
         ones in the dtype of the parameter), so that whoever holds them sees the loaded values.
 
+        Hypers become what they were when the state was saved, as in torch.optim: where they
+        followed a schedule they go on with it, from the step at which they were, and where they did
+        not, a schedule of this optimizer ends. If the whole state has no schedule, as a state of
+        torch.optim, a UserWarning says so.
+
         Raises:
-            ValueError: if the number of groups or of their parameters differs.
+            TypeError, ValueError: if the number of groups or of their parameters differs, or the
+                state cannot be loaded as a whole. Nothing has changed then.
         """
         state_dict = state_dict.copy()
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -254,6 +405,10 @@ class FusedOptimizer(Optimizer):
         saved_groups = state_dict["param_groups"]
         params = checkpoint.match_params(self._param_groups, saved_groups)
         checkpoint.check(self._table, saved_groups, state_dict["state"])
+        checkpoint.warn_of_ending_schedules(self._param_groups, saved_groups)
+        completed = checkpoint.completed_steps(saved_groups)
+        if completed is not None:
+            self._clock.completed.fill_(completed)
         for group, saved in zip(self._param_groups, saved_groups, strict=True):
             checkpoint.load_group_(group, saved)
         super().__setstate__({})  # the defaults of keys that an old checkpoint lacks
@@ -271,13 +426,20 @@ class FusedOptimizer(Optimizer):
         return {
             "defaults": self.defaults,
             # Steps are views of packed storage; a pickle would hold all of it once per view.
-            "state": checkpoint.plain_state(self._state, clone_steps=True),
-            "param_groups": [dict(group) for group in self._param_groups],
+            "state": checkpoint.plain_state(self._state, self.state_without_step, clone_steps=True),
+            "param_groups": [definition_of(group) for group in self._param_groups],
+            "completed_steps": self.completed_steps,
+            "skipped_steps": self.skipped_steps,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         self.state = state.pop("state", {})
+        for counter, name in (
+            (self._clock.completed, "completed_steps"),
+            (self._clock.skipped, "skipped_steps"),
+        ):
+            counter.fill_(state.pop(name, counter.item()))
         self.param_groups = state.pop("param_groups", [])
         super().__setstate__(state)
 

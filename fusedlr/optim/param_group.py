@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any
 
 from fusedlr.optim.group_table import GroupTable
 from fusedlr.optim.revision import Revision
+from fusedlr.schedules import Schedule
 
 # An edit of these keys changes which tensors a step walks, or by which rule.
 _STRUCTURAL_KEYS = frozenset({"params", "amsgrad", "differentiable", "fused"})
@@ -16,8 +18,12 @@ _STRUCTURAL_KEYS = frozenset({"params", "amsgrad", "differentiable", "fused"})
 class ParamGroup(dict[str, Any]):
     """One entry of ``optimizer.param_groups``.
 
-    A dict like torch's, except that every edit reaches the group table at once, and reading
-    ``"lr"`` gives what the table holds: a schedule may have moved it.
+    A dict like torch's, except that every edit reaches the group table at once, and reading a
+    hyper gives what the table holds: a schedule may have moved it.
+
+    A hyper that was given as a schedule reads as a number: the value that the last step has used,
+    before the first step that of step 0. Assigning a number ends the schedule, assigning a schedule
+    begins one, and putting back the very number that was read before resumes the one that ended.
     """
 
     __slots__ = ("_index", "_revision", "_table")
@@ -25,7 +31,7 @@ class ParamGroup(dict[str, Any]):
     def __init__(
         self, entries: dict[str, Any], table: GroupTable, index: int, revision: Revision
     ) -> None:
-        super().__init__(entries)
+        super().__init__(definition_of(entries))
         self._table = table
         self._index = index
         self._revision = revision
@@ -40,17 +46,56 @@ class ParamGroup(dict[str, Any]):
         """Whether this group is row `index` of `table`."""
         return self._table is table and self._index == index
 
+    @property
+    def schedules(self) -> Mapping[str, Schedule]:
+        """The schedules that hypers follow, by name: ``"lr"``, ``"beta1"``, ``"weight_decay"``.
+
+        Read-only; to change one, assign to the group: ``group["lr"] = schedule``.
+        """
+        return MappingProxyType(self._table.schedules_of(self._index))
+
+    def end_schedules(self, keys: Iterable[str]) -> None:
+        """Ends the schedules of some keys."""
+        for key in self._table.keys & set(keys):
+            self._table.forget(self._index, key)
+
+    def values_with(self, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+        """What to assign so that hypers follow schedules, given as :attr:`schedules` has them."""
+        values: dict[str, Any] = {}
+        for key in self._table.keys & self.keys() if schedules else ():
+            names = self._table.names_of(key)
+            if schedules.keys().isdisjoint(names):
+                continue
+            current = self[key] if len(names) > 1 else (self[key],)
+            mixed = tuple(map(schedules.get, names, current))
+            values[key] = mixed if len(names) > 1 else mixed[0]
+        return values
+
+    def may_be_nonzero(self, key: str) -> bool:
+        """Whether a hyper is not 0, or a schedule or a scheduler may make it so."""
+        return bool(
+            self[key] != 0
+            # Where the table does not hold what was assigned, a scheduler moves it.
+            or dict.__getitem__(self, key) != 0
+            or key in self.schedules
+            # Schedulers that cycle a hyper note the range in the group.
+            or self.get(f"max_{key}", 0) != 0
+        )
+
     def _write_through(self) -> None:
         self._revision.bump()
-        for key in self._table.keys:
-            if key in self:
-                self._table.assign(self._index, key, dict.__getitem__(self, key))
+        for key, value in dict.items(self):
+            if key in self._table.keys:
+                dict.__setitem__(self, key, self._table.assign(self._index, key, value))
+            elif isinstance(value, Schedule):
+                self._table.refuse_schedule(self._index, key, value)
 
     # Reading
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
-        return self._table.current_lr(self._index, value) if key == "lr" else value
+        table = self._table
+        return table.current(self._index, key, value) if key in table.keys else value
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 (this is that get)
@@ -95,15 +140,24 @@ class ParamGroup(dict[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key in self._table.keys:
             before = dict.get(self, key)
-            self._table.assign(self._index, key, value)
+            value = self._table.assign(self._index, key, value)
             # SGD keeps momentum buffers only for a momentum that is not zero.
             if key == "momentum" and bool(before) != bool(value):
                 self._revision.bump()
-        elif key in _STRUCTURAL_KEYS:
+        elif isinstance(value, Schedule):
+            self._table.refuse_schedule(self._index, key, value)
+        else:
             if key == "params" and not isinstance(value, list):
                 value = list(value)
-            self._revision.bump()
+            self._notice_edit(key)
         super().__setitem__(key, value)
+
+    def _notice_edit(self, key: str) -> None:
+        """Tells plans, or if no step reads the entry, whoever does."""
+        if key in _STRUCTURAL_KEYS or key in self._table.keys:
+            self._revision.bump()
+        else:
+            self._table.annotations += 1
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for key, value in dict(*args, **kwargs).items():
@@ -119,12 +173,12 @@ class ParamGroup(dict[str, Any]):
         return self[key]
 
     def __delitem__(self, key: str) -> None:
-        self._revision.bump()
+        self._lose(key)
         super().__delitem__(key)
 
     def pop(self, key: str, *default: Any) -> Any:
-        self._revision.bump()
         value = self.get(key, *default)
+        self._lose(key)
         super().pop(key, *default)
         return value
 
@@ -133,5 +187,19 @@ class ParamGroup(dict[str, Any]):
         return key, self.pop(key)
 
     def clear(self) -> None:
-        self._revision.bump()
+        for key in self:
+            self._lose(key)
         super().clear()
+
+    def _lose(self, key: str) -> None:
+        self._notice_edit(key)
+        if key in self._table.keys:
+            self._table.forget(self._index, key)
+
+
+def definition_of(group: dict[str, Any]) -> dict[str, Any]:
+    """A group as it can be given to an optimizer: with schedules, not with their values."""
+    entries = dict(group)
+    if isinstance(group, ParamGroup):
+        entries.update(group.values_with(group.schedules))
+    return entries

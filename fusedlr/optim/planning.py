@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,10 @@ import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
 
 from fusedlr import _backend
+from fusedlr.expression import compile_, evaluate
 from fusedlr.optim.param_group import ParamGroup
+from fusedlr.optim.step_clock import Place
+from fusedlr.schedules import Schedule
 
 if TYPE_CHECKING:
     from fusedlr.optim.optimizer import FusedOptimizer
@@ -94,6 +98,34 @@ def _complete_state(
         step = optimizer._new_steps(1)[0].fill_(count)
         state.set_unnoticed("step", step)
     return step, buffers
+
+
+def configure_clock(optimizer: FusedOptimizer) -> None:
+    """Tells the clock of an optimizer what goes by it: schedules, and records of the steps."""
+    table = optimizer._table
+    places: dict[int, list[Place]] = {}  # that a schedule fills, by its id
+    for place, schedule in table.schedules.items():
+        places.setdefault(id(schedule), []).append(place)
+    formulas = optimizer._formulas
+    optimizer._formulas = {
+        id(schedule): formulas.get(id(schedule)) or (schedule, _formula_of(schedule))
+        for schedule in table.schedules.values()
+    }
+    for recorder in optimizer._recorders:
+        recorder.fit(table)
+    optimizer._clock.configure(
+        table.lr,
+        table.hypers,
+        [(optimizer._formulas[key][1], filled) for key, filled in places.items()],
+        [recorder.record(table) for recorder in optimizer._recorders],
+    )
+    optimizer._clock.ends_with_plans = not optimizer._torch_groups
+
+
+def _formula_of(schedule: Schedule) -> Any:
+    """A function of the step, of the engine if there is one."""
+    program = compile_(schedule.expression)
+    return _backend.new_expression(program) or functools.partial(evaluate, program)
 
 
 @torch.no_grad()

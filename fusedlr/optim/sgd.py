@@ -28,7 +28,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         params: parameters, named parameters, or dicts of param groups. Any strided layout;
             float64, float32, bfloat16, float16, or complex (updated as pairs of reals).
         lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live:
-            writing into it in place is seen by the next step.
+            writing into it in place is seen by the next step. This, ``momentum``, ``dampening``
+            and ``weight_decay`` can also follow a schedule of :mod:`fusedlr.schedules`.
         momentum: :math:`\mu`.
         dampening: :math:`\tau`; not applied to the first gradient of a parameter.
         weight_decay: :math:`\lambda`.
@@ -37,7 +38,9 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         foreach, fused: recorded, and checked as torch does; they change nothing here.
         differentiable: run torch.optim's differentiable implementation.
 
-    Sparse gradients raise ``RuntimeError``, as with torch's fused SGD. Raises what
+    A schedule is evaluated by the step itself, at the number of steps completed before it; it is
+    saved with the state. A step whose momentum is 0 leaves the momentum buffers alone. Sparse
+    gradients raise ``RuntimeError``, as with torch's fused SGD. Raises what
     :class:`torch.optim.SGD` raises for invalid arguments.
 
     Example:
@@ -58,12 +61,13 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     hyper_names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
     sparse_error = "`_fused_sgd` does not support sparse gradients"
     step_is_visible = False
+    state_without_step = ("momentum_buffer",)
 
     def _rule_name(self, group: ParamGroup) -> str:
-        return "sgd_momentum" if group["momentum"] != 0 else "sgd"
+        return "sgd_momentum" if group.may_be_nonzero("momentum") else "sgd"
 
     def _state_names(self, group: ParamGroup) -> tuple[str, ...]:
-        return ("momentum_buffer",) if group["momentum"] != 0 else ()
+        return ("momentum_buffer",) if group.may_be_nonzero("momentum") else ()
 
     def _torch_step(self, group: ParamGroup) -> None:
         params: list[Any] = []

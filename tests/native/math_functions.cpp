@@ -27,6 +27,6 @@ void float32_to_bfloat16(const float* from, uint16_t* to, size_t count) {
 
 double power(double base, int64_t exponent) { return integer_power(base, exponent); }
 
-double modulo(double a, double b) { return python_modulo(a, b); }
+double modulo(double a, double b) { return floor_remainder(a, b); }
 
 }  // extern "C"
