@@ -21,10 +21,10 @@ BUILT := $(VENV)/.built
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env build demo test bench lint clean
+.PHONY: help env build demo finder test bench bench-schedulers lint clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(addprefix $(VENV)/.ready-,build demo test bench lint) ## create .venv with everything that the commands need
 
@@ -33,11 +33,17 @@ build: $(BUILT) ## compile the extension in place, if its sources changed
 demo: $(BUILT) $(VENV)/.ready-demo ## train a small GPT with torch.optim and with fusedlr, and compare
 	$(VENV)/bin/python examples/demo.py $(ARGS)
 
+finder: $(BUILT) $(VENV)/.ready-demo ## find a learning rate for handwritten digits, and train with it
+	$(VENV)/bin/python examples/lr_finder.py $(ARGS)
+
 test: $(BUILT) $(VENV)/.ready-test ## run the tests
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 bench: $(BUILT) $(VENV)/.ready-bench ## time the optimizers against torch's
 	$(VENV)/bin/python benchmarks/bench_step.py $(ARGS)
+
+bench-schedulers: $(BUILT) $(VENV)/.ready-bench ## compare the schedulers with torch's: numbers, speed, accuracy
+	$(VENV)/bin/python benchmarks/bench_schedulers.py $(ARGS)
 
 lint: $(VENV)/.ready-lint ## check style and types
 	ruff check
