@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import fusedlr
+from fusedlr import schedules as s
 
 # ------------------------------------------------------------------------------------ optimizers
 
@@ -43,6 +44,8 @@ class OptimizerCase:
     with_momentum: dict[str, Any]
     #: Another valid value for each hyper, to be assigned while training.
     edits: dict[str, Any]
+    #: Arguments in which hypers follow a schedule, of about ten steps.
+    scheduled: dict[str, dict[str, Any]]
     #: Arguments that torch refuses.
     invalid: tuple[dict[str, Any], ...]
     #: Flags of torch's implementations, which change nothing in our values.
@@ -132,6 +135,26 @@ _ADAM_INVALID: tuple[dict[str, Any], ...] = (
     {"unheard_of": 1},
 )
 
+_LR = s.warmup_cosine(0.05, warmup_steps=3, total_steps=10)
+_WEIGHT_DECAY = s.linear(0.3, 0.0, steps=8)
+_FALLING_BETA = s.linear(0.95, 0.0, steps=6)
+_RISING_BETA = s.cosine(0.8, 0.99, steps=7)
+
+_ADAM_SCHEDULED: dict[str, dict[str, Any]] = {
+    "lr": {"lr": _LR},
+    "beta1": {"betas": (_FALLING_BETA, 0.98)},
+    "beta2": {"betas": (0.9, _RISING_BETA)},
+    "eps": {"eps": s.exponential(1e-2, gamma=0.5)},
+    "weight_decay": {"weight_decay": _WEIGHT_DECAY},
+    "all": {
+        "lr": _LR,
+        "betas": (_FALLING_BETA, _RISING_BETA),
+        "eps": s.constant(1e-3),
+        "weight_decay": _WEIGHT_DECAY,
+        "amsgrad": True,
+    },
+}
+
 _ADAM_FLAGS: tuple[dict[str, Any], ...] = (
     {"foreach": True},
     {"foreach": False},
@@ -163,6 +186,7 @@ def _adam_case(name: str, weight_decay: dict[str, dict[str, Any]], **changes: An
             "decoupled_weight_decay": changes.pop("other_decoupled", True),
             "amsgrad": False,
         },
+        scheduled=_ADAM_SCHEDULED,
         invalid=_ADAM_INVALID,
         flags=_ADAM_FLAGS,
     )
@@ -210,6 +234,27 @@ OPTIMIZERS: tuple[OptimizerCase, ...] = (
             "weight_decay": 0.3,
             "nesterov": True,
             "maximize": True,
+        },
+        scheduled={
+            "lr": {"lr": _LR},
+            "weight_decay": {"weight_decay": _WEIGHT_DECAY},
+            "momentum": {"momentum": s.linear(0.5, 0.9, steps=8)},
+            "momentum from 0": {
+                "momentum": s.piecewise_constant([0.0, 0.9, 0.0, 0.8], [2, 5, 7]),
+                "dampening": 0.3,
+            },
+            "momentum to 0 with nesterov": {
+                "momentum": s.linear(0.9, 0.0, steps=5),
+                "nesterov": True,
+                "weight_decay": 0.1,
+            },
+            "dampening": {"momentum": 0.9, "dampening": s.cosine(0.5, steps=9)},
+            "all": {
+                "lr": _LR,
+                "momentum": s.linear(0.0, 0.9, steps=4),
+                "dampening": s.cosine(0.5, steps=9),
+                "weight_decay": _WEIGHT_DECAY,
+            },
         },
         invalid=(
             {"lr": -1.0},
@@ -351,6 +396,14 @@ class Guarded:
 # ------------------------------------------------------------------------------- what tests use
 
 each_optimizer = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
+each_scheduled = pytest.mark.parametrize(
+    ("case", "arguments"),
+    [
+        pytest.param(case, arguments, id=f"{case}-{label}")
+        for case in OPTIMIZERS
+        for label, arguments in case.scheduled.items()
+    ],
+)
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

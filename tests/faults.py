@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fusedlr import _backend
+from fusedlr.optim import planning
 from fusedlr.optim.group_table import GroupTable
 
 
@@ -33,10 +34,10 @@ def around_each_step(change_: Callable[[ObservedPlan], Callable[[], Any]]) -> No
     """Calls ``change_(plan)`` before each step, and what it returns afterwards."""
     try_step_ = _backend.try_step_
 
-    def faulty_step_(plans: list[ObservedPlan]) -> str | None:
+    def faulty_step_(plans: list[ObservedPlan], clock: Any) -> str | None:
         undo = [change_(plan) for plan in plans]
         try:
-            return try_step_(plans)
+            return try_step_(plans, clock)
         finally:
             for undo_ in reversed(undo):
                 undo_()
@@ -47,7 +48,7 @@ def around_each_step(change_: Callable[[ObservedPlan], Callable[[], Any]]) -> No
 
 def no_op_step() -> None:
     """A step moves nothing."""
-    _backend.try_step_ = lambda plans: None
+    _backend.try_step_ = lambda plans, clock: None
 
 
 def step_with_the_first_lr() -> None:
@@ -74,6 +75,35 @@ def ignored_schedules() -> None:
     """Schedulers count epochs, but leave the table as it is."""
     for name in ("schedule_", "schedule_lambdas_", "schedule_plateau_"):
         setattr(_backend, name, lambda *arguments, **keywords: None)
+
+
+def ignored_group_schedules() -> None:
+    """Hypers that follow a schedule keep its first value."""
+    configure_clock = planning.configure_clock
+
+    def configure_without_schedules(optimizer: Any) -> None:
+        table = optimizer._table
+        schedules, table.schedules = table.schedules, {}
+        try:
+            configure_clock(optimizer)
+        finally:
+            table.schedules = schedules
+
+    planning.configure_clock = configure_without_schedules
+
+
+def hurried_group_schedules() -> None:
+    """Hypers that follow a schedule have the value of the step after."""
+    try_step_ = _backend.try_step_
+
+    def faulty_step_(plans: list[Any], clock: Any) -> str | None:
+        clock.completed.add_(1)
+        try:
+            return try_step_(plans, clock)
+        finally:
+            clock.completed.sub_(1)
+
+    _backend.try_step_ = faulty_step_
 
 
 def swapped_groups() -> None:
@@ -106,6 +136,8 @@ FAULTS: dict[str, Callable[[], None]] = {
         step_with_the_first_lr,
         ignored_lr_edits,
         ignored_schedules,
+        ignored_group_schedules,
+        hurried_group_schedules,
         swapped_groups,
         wrong_bias_correction,
     )

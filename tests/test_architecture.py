@@ -29,10 +29,26 @@ MAY_INCLUDE = {
 #: Parts of the package (a file or a folder of fusedlr/), each with those that it may import.
 MAY_IMPORT = {
     "_version": set(),
-    "_backend": {"_version", "_C"},
-    "lr_scheduler": {"lr_scheduler", "optim", "_backend"},
-    "optim": {"optim", "lr_scheduler", "_backend"},
-    "__init__": {"optim", "lr_scheduler", "_backend", "_version"},
+    "_stack": set(),
+    "_backend": {"_version", "_stack", "_C"},
+    "expression": set(),
+    "schedules": {"schedules", "expression"},
+    "tracing": {"tracing", "expression"},
+    "optim": {"optim", "lr_scheduler", "schedules", "expression", "_backend"},
+    "lr_scheduler": {"lr_scheduler", "optim", "tracing", "expression", "_backend", "_stack"},
+    "history": {"optim", "schedules"},
+    "lr_finder": {"lr_finder", "optim", "schedules", "history"},
+    "cli": {"cli", "schedules", "lr_scheduler", "optim", "_backend"},
+    "__main__": {"cli"},
+    "__init__": {
+        "optim",
+        "lr_scheduler",
+        "schedules",
+        "history",
+        "lr_finder",
+        "_backend",
+        "_version",
+    },
 }
 
 TORCH_HEADER = re.compile(r"(ATen|c10|torch|caffe2|pybind11)/|Python\.h")
@@ -146,7 +162,8 @@ def test_every_rule_has_an_optimizer_that_follows_it():
 def test_every_public_optimizer_and_scheduler_has_its_row_in_the_tables():
     optimizers = {name for name in fusedlr.optim.__all__ if name[0].isupper()} - {"FusedOptimizer"}
     assert optimizers == {variant.case.name for variant in VARIANTS}
-    schedulers = {name for name in fusedlr.lr_scheduler.__all__ if "LRScheduler" not in name}
+    names = (name for name in fusedlr.lr_scheduler.__all__ if name[0].isupper())
+    schedulers = {name for name in names if name != "LRScheduler"}
     assert schedulers == {scheduler.name for scheduler in SCHEDULERS}
 
 
@@ -173,7 +190,7 @@ def test_the_type_stub_and_the_extension_define_the_same_names():
 
 # The repository speaks of the project alone
 
-BINARY_SUFFIXES = {".gif", ".jpg", ".pdf", ".png", ".pt", ".pyc", ".so"}
+BINARY_SUFFIXES = {".gif", ".gz", ".jpg", ".pdf", ".png", ".pt", ".pyc", ".so"}
 MACHINE_PATH = re.compile(
     r"(?<![\w.~$}/-])/(?:home|root|Users|work|workspace|mnt|scratch|opt|tmp|var/folders)/[\w.-]+"
     r"|\b[A-Z]:\\\\?Users\b"

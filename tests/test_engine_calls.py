@@ -8,7 +8,7 @@ import torch
 
 import fusedlr
 from cases import each_optimizer
-from fusedlr import _backend
+from fusedlr import _backend, schedules
 from schedule_cases import each_representative, each_schedule
 from schedule_lockstep import LR_KINDS, lrs, make_optimizer
 
@@ -56,6 +56,27 @@ def test_an_optimizer_step_is_one_engine_call(case, num_groups, engine_calls):
         engine_calls.clear()
         optimizer.step()
         assert engine_calls == {"step_": 1}
+
+
+def scheduled_optimizer(case, groups):
+    """An optimizer with schedules of its defaults and of each group, and a record of its steps."""
+    for index, group in enumerate(groups):
+        group["weight_decay"] = schedules.linear(0.5, 0.1 * index, steps=20)
+    optimizer = case.ours(groups, **case.scheduled["all"])
+    return optimizer, fusedlr.History(optimizer, capacity=4)
+
+
+@pytest.mark.parametrize("num_groups", [1, 3, 40])
+@each_optimizer
+def test_a_step_with_schedules_and_a_record_is_one_engine_call(case, num_groups, engine_calls):
+    optimizer, history = scheduled_optimizer(case, make_groups(num_groups, 1, lambda lr: lr))
+    optimizer.step()
+    for step in range(1, 6):
+        engine_calls.clear()
+        optimizer.step()
+        assert engine_calls == {"step_": 1}
+        expected = schedules.linear(0.5, 0.0, steps=20)(step)
+        assert history.to_dict()["weight_decay[0]"][-1] == expected
 
 
 def python_events(act, *arguments):
@@ -125,12 +146,21 @@ def test_an_optimizer_step_runs_the_same_python_for_any_number_of_parameters(cas
     assert counts[0]["line"] > 0
 
 
-def with_one_function(arguments):
-    """Functions are Python, and each is called: one for all groups in the place of one for each."""
-    return {
-        key: value[0] if isinstance(value, list) and callable(value[0]) else value
-        for key, value in arguments.items()
-    }
+@each_optimizer
+def test_a_step_with_schedules_and_a_record_runs_the_same_python_for_any_number_of_groups(case):
+    def new_groups(num_groups):
+        return make_groups(num_groups, 1, lambda lr: lr)
+
+    few, history = scheduled_optimizer(case, new_groups(2))
+    many, _ = scheduled_optimizer(case, new_groups(200))
+    without = case.ours(new_groups(2), **case.with_all_state)
+    counts = []
+    for optimizer in (few, many, without):
+        optimizer.step()
+        counts.append(python_events(optimizer.step))
+        assert optimizer.completed_steps == 3
+    assert counts == [counts[0]] * 3
+    assert len(history) == 3
 
 
 @pytest.mark.parametrize("lr_kind", LR_KINDS)
@@ -139,7 +169,7 @@ def test_a_scheduler_step_runs_the_same_python_for_any_number_of_groups(case, lr
     counts = []
     for num_groups in (2, 200):
         optimizer = make_optimizer(fusedlr, num_groups, LR_KINDS[lr_kind])
-        scheduler = case.of.ours(optimizer, **with_one_function(case.arguments(1)))
+        scheduler = case.with_one_function().build(fusedlr, optimizer)
         optimizer.step()
         scheduler.step(*case.step_arguments(1))
         before = optimizer.lr.clone()

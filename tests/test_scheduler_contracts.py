@@ -11,17 +11,25 @@ import torch
 
 import fusedlr
 from schedule_cases import (
-    LAMBDA_LR,
-    REDUCE_LR_ON_PLATEAU,
     REPRESENTATIVES,
     SCHEDULERS,
-    cases,
+    SCHEDULES,
     each_case,
     each_representative,
+    each_schedule,
     each_scheduler,
-    metric,
 )
-from schedule_lockstep import LR_KINDS, Lockstep, Side, initial_lr, lrs, make_optimizer, seen
+from schedule_lockstep import (
+    LR_KINDS,
+    Lockstep,
+    Side,
+    exact,
+    initial_lr,
+    leaves,
+    lrs,
+    make_optimizer,
+    outcome,
+)
 
 SIDES = (fusedlr, torch.optim)
 
@@ -39,14 +47,6 @@ def new_group(lr=0.5):
     return {"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr}
 
 
-def outcome(act, *arguments):
-    """What a call returns, or raises."""
-    try:
-        return act(*arguments)
-    except Exception as error:
-        return type(error), str(error)
-
-
 # Names and types
 
 
@@ -55,6 +55,7 @@ def test_a_scheduler_is_an_instance_of_torchs_class_of_its_name(scheduler):
     assert issubclass(scheduler.ours, scheduler.theirs)
     assert issubclass(scheduler.ours, torch.optim.lr_scheduler.LRScheduler)
     assert issubclass(scheduler.ours, fusedlr.lr_scheduler.LRScheduler)
+    assert getattr(fusedlr.optim.lr_scheduler, scheduler.name) is scheduler.ours
     assert scheduler.ours is not scheduler.theirs
     assert scheduler.ours.__name__ == scheduler.name
 
@@ -74,7 +75,11 @@ def test_arguments_and_defaults_are_those_of_torch(scheduler):
         ]
         for cls in (scheduler.ours, scheduler.theirs)
     )
-    assert ours == theirs
+    assert ours[: len(theirs)] == theirs
+    # What is ours alone has a default, and does not take the place of a later argument of torch's.
+    for _, default, kind in ours[len(theirs) :]:
+        assert default is not inspect.Parameter.empty
+        assert kind is inspect.Parameter.KEYWORD_ONLY
 
 
 @pytest.mark.parametrize("lr_kind", ["float32 tensor", *LR_KINDS])
@@ -98,13 +103,15 @@ def test_last_lrs_have_the_type_dtype_and_shape_of_the_groups(case, lr_kind):
 def test_a_user_tensor_is_moved_in_place(case):
     optimizer = make_optimizer(fusedlr, lr=torch.tensor)
     tensors = lrs(optimizer)
-    before = [tensor.item() for tensor in tensors]
     scheduler = case.build(fusedlr, optimizer)
+    went_through = [[] for _ in tensors]
     for step in range(20):
         optimizer.step()
         scheduler.step(*case.step_arguments(step))
+        for values, tensor in zip(went_through, tensors, strict=True):
+            values.append(tensor.item())
     assert all(now is tensor for now, tensor in zip(lrs(optimizer), tensors, strict=True))
-    assert all(t.item() != value for t, value in zip(tensors, before, strict=True))
+    assert all(len(set(values)) > 1 for values in went_through)
 
 
 @each_case(takes_metric=False, among=REPRESENTATIVES)
@@ -139,7 +146,7 @@ def refused_arguments():
 def test_invalid_arguments_raise_what_torch_raises(scheduler, arguments):
     def refusal(library):
         with pytest.raises((TypeError, ValueError)) as caught:
-            getattr(library.lr_scheduler, scheduler.name)(make_optimizer(library, 2), **arguments)
+            scheduler.class_in(library)(make_optimizer(library, 2), **arguments)
         return caught.type, str(caught.value)
 
     assert refusal(fusedlr) == refusal(torch.optim)
@@ -176,12 +183,39 @@ def test_what_is_refused_at_construction_moves_nothing_when_edited_in(scheduler,
     lockstep = Lockstep(case)
     lockstep.run(2)
     for side in lockstep.sides:
-        before = lrs(side.optimizer)
         for name, value in arguments.items():
             setattr(side.scheduler, name, value)
-        with pytest.raises((ZeroDivisionError, ValueError)):
-            side.scheduler.step()
-        assert lrs(side.optimizer) == before
+        _, error, before = side.step_until_refused()
+        assert isinstance(error, (ZeroDivisionError, ValueError))
+        assert side.observe_progress()["groups"] == before["groups"]
+
+
+@pytest.mark.parametrize("case", [c for c in SCHEDULES if math.isfinite(c.final_epoch)], ids=str)
+def test_a_step_beyond_the_end_raises_what_torch_raises_and_moves_nothing(case):
+    lockstep = Lockstep(case)
+    lockstep.run(1000)
+    assert lockstep.is_over
+    ours = lockstep.ours
+    before = ours.observe_progress()
+    refused = [outcome(side.scheduler.step) for side in lockstep.sides]
+    assert refused[0] == refused[1]
+    assert refused[0][0] is ValueError
+    assert ours.observe_progress() == before
+    assert outcome(ours.scheduler.step) == refused[0]
+    assert ours.observe_progress() == before
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
+@each_case(has_no_length=True, has_closed_form=True)
+def test_a_schedule_of_no_length_is_at_its_end_where_torch_divides_by_zero(case):
+    ours, theirs = build_pair(case)
+    for side in (ours, theirs):
+        side.optimizer.step()
+    with pytest.raises(ZeroDivisionError):
+        theirs.scheduler.step(3)
+    ours.scheduler.step(3)
+    end = case.arguments(3).get("end_factor", 0.0)
+    assert lrs(ours.optimizer) == [initial_lr(group) * end for group in range(3)]
 
 
 @each_representative
@@ -197,7 +231,7 @@ def test_something_that_is_no_optimizer_raises_what_torch_raises(case):
     assert refusals[0] == refusals[1]
 
 
-@each_case(takes_metric=False, among=REPRESENTATIVES)
+@each_case(takes_last_epoch=True, among=REPRESENTATIVES)
 def test_resuming_without_initial_lr_raises_what_torch_raises(case):
     refusals = []
     for library in SIDES:
@@ -207,17 +241,6 @@ def test_resuming_without_initial_lr_raises_what_torch_raises(case):
             case.build(library, optimizer, last_epoch=3)
         refusals.append(str(caught.value))
     assert refusals[0] == refusals[1]
-
-
-def test_a_metric_that_is_no_number_raises_and_changes_nothing():
-    (case,) = cases(takes_metric=True, among=REPRESENTATIVES)
-    for wrong in ("low", None, torch.ones(2)):
-        ours, theirs = build_pair(case)
-        before = ours.scheduler.state_dict()
-        raised = [outcome(side.scheduler.step, wrong) for side in (ours, theirs)]
-        assert raised[0] == raised[1]
-        assert issubclass(raised[0][0], Exception)
-        assert ours.scheduler.state_dict() == before
 
 
 # Warnings
@@ -241,17 +264,18 @@ def step_with_an_overridden_optimizer_step(side, case):
 
 def step_to_an_epoch(side, case):
     side.optimizer.step()
-    side.scheduler.step(*case.step_arguments(1), 5)
-    side.scheduler.step(*case.step_arguments(1), epoch=6)
+    if case.of.takes_epoch:
+        side.scheduler.step(*case.step_arguments(1), 5)
+        side.scheduler.step(*case.step_arguments(1), epoch=6)
 
 
 def ask_for_the_lr_outside_of_a_step(side, case):
-    if not case.of.takes_metric:
-        assert seen(side.scheduler.get_lr())
+    if case.of.has_get_lr:
+        assert side.scheduler.get_lr()
     side.optimizer.step()
     side.scheduler.step(*case.step_arguments(1))
-    if not case.of.takes_metric:
-        assert seen(side.scheduler.get_lr())
+    if case.of.has_get_lr:
+        assert side.scheduler.get_lr()
 
 
 def build_a_second_scheduler_between(side, case):
@@ -273,14 +297,17 @@ SCENARIOS = [
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 @each_representative
 def test_warnings_are_those_of_torch(case, scenario):
-    shown = []
+    shown, pointed_to = [], []
     for side in build_pair(case):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             scenario(side, case)
-        shown.append([(one.category, str(one.message), one.filename, one.lineno) for one in caught])
+        shown.append([(one.category, str(one.message)) for one in caught])
+        pointed_to.append([(one.filename, one.lineno) for one in caught])
         assert side.optimizer.param_groups[0]["lr"] >= 0
     assert shown[0] == shown[1]
+    # The schedulers that others are made of make torch point into itself.
+    assert pointed_to[0] == pointed_to[1] or case.children
 
 
 def test_the_scenarios_make_every_warning_of_torch_appear():
@@ -294,13 +321,13 @@ def test_the_scenarios_make_every_warning_of_torch_appear():
     assert shown == {"Seems", "Detected", "The", "To"}
 
 
-@each_case(takes_metric=False, among=REPRESENTATIVES)
+@each_case(has_get_lr=True, among=REPRESENTATIVES)
 def test_get_lr_outside_of_a_step_gives_what_torch_gives(case):
     lockstep = Lockstep(case)
     for _ in range(9):
         lockstep.step()
         with pytest.warns(UserWarning, match="please use `get_last_lr"):
-            ours, theirs = (seen(side.scheduler.get_lr()) for side in lockstep.sides)
+            ours, theirs = (exact(side.scheduler.get_lr()) for side in lockstep.sides)
         assert ours == theirs
         lockstep.check()
 
@@ -316,13 +343,13 @@ def test_after_add_param_group_a_scheduler_goes_on_or_says_at_once_to_rebuild_it
         side.optimizer.add_param_group(new_group())
     ours, theirs = lockstep.sides
     for step in range(2, 30):
-        before = ours.observe()
+        before = ours.observe_progress()
         if outcome(theirs.scheduler.step, *case.step_arguments(step)) is not None:
             # torch needs the initial lr of the new group, and has none.
             for _ in range(2):
-                with pytest.raises(ValueError, match=r"3 base_lrs.* 4 param groups.*new scheduler"):
+                with pytest.raises(ValueError, match=r"3.* 4 param groups.*new scheduler"):
                     ours.scheduler.step()
-                assert ours.observe() == before
+                assert ours.observe_progress() == before
             ours.schedulers = [case.build(fusedlr, ours.optimizer)]
             ours.optimizer.step()
             ours.scheduler.step()
@@ -333,25 +360,26 @@ def test_after_add_param_group_a_scheduler_goes_on_or_says_at_once_to_rebuild_it
     assert lrs(ours.optimizer)[3] != 0.5
 
 
-def test_min_lrs_of_fewer_groups_raise_what_torch_raises():
-    raised = []
-    for library in SIDES:
-        optimizer = make_optimizer(library)
-        scheduler = library.lr_scheduler.ReduceLROnPlateau(
-            optimizer, patience=0, min_lr=[0.0, 0.01, 0.02]
-        )
-        optimizer.add_param_group(new_group())
-        scheduler.step(1.0)
-        before = lrs(optimizer)
-        with pytest.raises(RuntimeError, match="modify the `min_lrs` field") as caught:
-            scheduler.step(1.0)
-        raised.append(str(caught.value))
-        assert lrs(optimizer) == before
-        scheduler.min_lrs = [0.0, 0.01, 0.02, 0.03]
-        scheduler.step(1.0)
-        for now, was, lowest in zip(lrs(optimizer), before, scheduler.min_lrs, strict=True):
-            assert now == max(0.1 * was, lowest)
-    assert raised[0] == raised[1]
+@each_representative
+def test_a_group_that_is_given_all_that_a_scheduler_needs_joins_in_as_in_torch(case):
+    lockstep = Lockstep(case)
+    lockstep.run(2)
+    for side in lockstep.sides:
+        side.optimizer.add_param_group(new_group())
+        first, *_, last = side.optimizer.param_groups
+        for key in set(first) - set(last):
+            last[key] = first[key]
+        for leaf in leaves(side.scheduler):
+            for name in (*LISTS, "lr_lambdas"):
+                if hasattr(leaf, name):
+                    getattr(leaf, name).append(getattr(leaf, name)[0])
+    lockstep.run(12)
+    for side in lockstep.sides:
+        side.optimizer.step()
+    lockstep.run(12)
+
+
+LISTS = {name for scheduler in SCHEDULERS for name in scheduler.lists}
 
 
 @each_representative
@@ -376,247 +404,57 @@ def test_replaced_and_reordered_groups_are_scheduled_by_their_place_as_in_torch(
         lockstep.run(12)
 
 
-@each_case(takes_metric=False, among=REPRESENTATIVES)
-def test_base_lrs_may_be_any_sequence(case):
-    lockstep = Lockstep(case)
-    lockstep.run(2)
-    for side in lockstep.sides:
-        side.scheduler.base_lrs = (0.4, 0.3, 0.2)
-    lockstep.run(20)
-
-
-def test_min_lrs_may_be_any_sequence():
-    (case,) = cases(takes_metric=True, among=REPRESENTATIVES)
-    lockstep = Lockstep(case)
-    for side in lockstep.sides:
-        side.scheduler.min_lrs = (0.04, 0.03, 0.02)
-    lockstep.run(40)
-
-
-# Functions given to LambdaLR
-
-
-def test_lambdas_may_be_any_sequence():
-    (case,) = (case for case in REPRESENTATIVES if case.of is LAMBDA_LR)
-    lockstep = Lockstep(case)
-    for side in lockstep.sides:
-        side.scheduler.lr_lambdas = tuple(side.scheduler.lr_lambdas)
-    lockstep.run(10)
-
-
-def test_a_function_that_raises_moves_nothing():
-    def broken(epoch):
-        if epoch == 3:
-            raise OSError("no learning rate today")
-        return 0.9**epoch
-
-    optimizer = make_optimizer(fusedlr)
-    scheduler = fusedlr.lr_scheduler.LambdaLR(
-        optimizer, [lambda epoch: 0.5**epoch, broken, lambda epoch: 0.5**epoch]
-    )
-    optimizer.step()
-    scheduler.step()
-    scheduler.step()
-    before = lrs(optimizer), optimizer.lr.tolist(), scheduler.last_epoch, scheduler.get_last_lr()
-
-    for _ in range(2):
-        with pytest.raises(OSError, match="no learning rate today"):
-            scheduler.step()
-        assert before == (
-            lrs(optimizer),
-            optimizer.lr.tolist(),
-            scheduler.last_epoch,
-            scheduler.get_last_lr(),
-        )
-
-
-def test_a_function_that_gives_no_number_raises_and_moves_nothing():
-    optimizer = make_optimizer(fusedlr)
-    scheduler = fusedlr.lr_scheduler.LambdaLR(optimizer, lambda epoch: None if epoch else 1.0)
-    optimizer.step()
-    before = lrs(optimizer)
-    with pytest.raises(TypeError, match="NoneType"):
-        scheduler.step()
-    assert lrs(optimizer) == before
-
-
-def test_a_function_sees_the_scheduler_as_torchs_functions_do():
-    def calls(library):
-        seen_by_function = []
-
-        def function(epoch):
-            if scheduler is not None:
-                seen_by_function.append(
-                    (epoch, type(epoch), scheduler.last_epoch, lrs(scheduler.optimizer))
-                )
-            return 0.5**epoch
-
-        scheduler = None
-        optimizer = make_optimizer(library, num_groups=1)
-        scheduler = library.lr_scheduler.LambdaLR(optimizer, function)
-        optimizer.step()
-        for _ in range(4):
-            scheduler.step()
-        return seen_by_function
-
-    assert calls(fusedlr) == calls(torch.optim)
-
-
-def test_a_function_may_return_tensors():
-    optimizers = [make_optimizer(library) for library in SIDES]
-    for library, optimizer in zip(SIDES, optimizers, strict=True):
-        scheduler = library.lr_scheduler.LambdaLR(
-            optimizer, lambda epoch: torch.tensor(0.5, dtype=torch.float64) ** epoch
-        )
-        optimizer.step()
-        for _ in range(3):
-            scheduler.step()
-    ours, theirs = map(lrs, optimizers)
-    assert ours == [lr.item() for lr in theirs]
-
-
-# ReduceLROnPlateau
-
-
-@pytest.mark.parametrize(
-    "make_metric",
-    [float, torch.tensor, lambda value: torch.tensor([value], dtype=torch.float64)],
-    ids=["float", "0-dim tensor", "one-element tensor"],
-)
-def test_a_metric_may_be_a_number_or_a_tensor(make_metric):
-    lockstep = Lockstep(*cases(takes_metric=True, among=REPRESENTATIVES))
-    for step in range(60):
-        for side in lockstep.sides:
-            side.scheduler.step(make_metric(metric(step)))
-        lockstep.check()
-
-
-def test_nothing_is_better_than_not_a_number():
-    lockstep = Lockstep(*cases(takes_metric=True, among=REPRESENTATIVES))
-    before = lrs(lockstep.ours.optimizer)
-    for value in 8 * [math.nan]:
-        for side in lockstep.sides:
-            side.scheduler.step(value)
-        lockstep.check()
-    assert all(now < was for now, was in zip(lrs(lockstep.ours.optimizer), before, strict=True))
-
-
-def test_a_step_into_the_future_counts_as_in_torch():
-    lockstep = Lockstep(*cases(takes_metric=True, among=REPRESENTATIVES))
-    for side in lockstep.sides:
-        with pytest.warns(UserWarning, match="epoch parameter"):
-            side.scheduler.step(1.0, 17)
-        assert side.scheduler.last_epoch == 17
-    lockstep.run(10)
-
-
-# Subclasses of the user's
-
-
-def overriding(library, scheduler, name, method):
-    return type("Own", (getattr(library.lr_scheduler, scheduler.name),), {name: method})
-
-
-@each_case(takes_metric=False, among=REPRESENTATIVES)
-def test_a_subclass_with_its_own_get_lr_is_respected(case):
-    def get_lr(self):
-        return [lr * 0.5 + 0.01 for lr in super(type(self), self).get_lr()]
-
-    assert_subclasses_agree(case, "get_lr", get_lr)
-
-
-@pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
-@each_case(takes_metric=False, among=REPRESENTATIVES)
-def test_a_subclass_with_its_own_closed_form_is_respected(case):
-    def closed_form(self):
-        return [base_lr / (1 + self.last_epoch) for base_lr in self.base_lrs]
-
-    assert_subclasses_agree(case, "_get_closed_form_lr", closed_form)
-
-
-@each_representative
-def test_a_subclass_with_its_own_step_is_respected(case):
-    def step(self, *arguments):
-        super(type(self), self).step(*arguments)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["lr"] + 0.001
-
-    assert_subclasses_agree(case, "step", step)
-
-
-@pytest.mark.parametrize("name", ["_is_better", "_reduce_lr"])
-def test_a_subclass_with_its_own_judgement_or_reduction_is_respected(name):
-    def _is_better(self, value, best):
-        return value < best / 2
-
-    def _reduce_lr(self, epoch):
-        self.reductions = [*getattr(self, "reductions", []), epoch]
-        super(type(self), self)._reduce_lr(epoch)
-        self.optimizer.param_groups[0]["lr"] = 0.2
-
-    (case,) = cases(of=REDUCE_LR_ON_PLATEAU, among=REPRESENTATIVES)
-    ours, theirs = assert_subclasses_agree(
-        case, name, {"_is_better": _is_better, "_reduce_lr": _reduce_lr}[name]
-    )
-    assert getattr(ours, "reductions", None) == getattr(theirs, "reductions", None)
-
-
-def assert_subclasses_agree(case, name, method):
-    """Steps a subclass with one method of its own, on both sides, also by `step(epoch)`."""
-    sides = []
-    for library in SIDES:
-        optimizer = make_optimizer(library)
-        own = overriding(library, case.of, name, method)
-        sides.append(Side(library, optimizer, [own(optimizer, **case.arguments(3))]))
-        optimizer.step()
-    plain = Lockstep(case)
-    for step in range(1, 20):
-        for side in sides:
-            side.scheduler.step(*case.step_arguments(step))
-        plain.step()
-        assert sides[0].observe() == sides[1].observe(), f"after step {step}"
-    if case.of.has_closed_form or name == "_get_closed_form_lr":
-        for side in sides:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                side.scheduler.step(7)
-        assert sides[0].observe() == sides[1].observe()
-        plain.ours.optimizer.param_groups[0]["lr"] = -1.0
-    assert sides[0].observe()["lr"] != plain.ours.observe()["lr"]
-    return sides[0].scheduler, sides[1].scheduler
-
-
-def test_a_scheduler_written_from_scratch_works():
-    class Halving(fusedlr.lr_scheduler._LRScheduler):
-        def get_lr(self):
-            return [base_lr * 0.5**self.last_epoch for base_lr in self.base_lrs]
-
-    optimizer = make_optimizer(fusedlr)
-    start = lrs(optimizer)
-    scheduler = Halving(optimizer)
-    optimizer.step()
-    scheduler.step()
-    assert optimizer.lr.tolist() == scheduler.get_last_lr() == [lr * 0.5 for lr in start]
-
-
 # Optimizers of torch.optim
 
 
-@each_representative
+@each_schedule
 def test_our_schedulers_work_on_optimizers_of_torch(case):
-    sides = []
-    for library in SIDES:
-        optimizer = make_optimizer(torch.optim)
-        sides.append(Side(library, optimizer, [case.build(library, optimizer)]))
-        optimizer.step()
-    start = lrs(sides[0].optimizer)
-    for step in range(1, 40):
-        for side in sides:
-            side.scheduler.step(*case.step_arguments(step))
-        assert sides[0].observe() == sides[1].observe()
-    assert lrs(sides[0].optimizer) != start
-    keys = [set(side.scheduler.state_dict()) for side in sides]
-    assert keys[0] == keys[1]
+    Lockstep(case, our_optimizer=torch.optim).run(40)
+
+
+@each_representative
+def test_our_schedulers_move_the_lr_of_optimizers_of_torch(case):
+    lockstep = Lockstep(case, our_optimizer=torch.optim)
+    start = lrs(lockstep.ours.optimizer)
+    lockstep.run(20)
+    assert all(now != was for now, was in zip(lrs(lockstep.ours.optimizer), start, strict=True))
+
+
+# What torch is set to
+
+
+@each_representative
+def test_the_default_dtype_makes_no_difference(case):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        Lockstep(case).run(12)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@each_representative
+def test_the_default_device_makes_no_difference(case):
+    lockstep = Lockstep(case)
+    with torch.device("meta"):
+        lockstep.run(6)
+        for side in lockstep.sides:
+            side.schedulers = [case.build(side.library, side.optimizer)]
+        lockstep.run(6)
+
+
+@pytest.mark.parametrize("lr_kind", ["float", "tensor"])
+@each_representative
+def test_schedulers_step_inside_and_outside_of_inference_mode(case, lr_kind):
+    lockstep = Lockstep(case, lr_kind=lr_kind)
+    with torch.inference_mode():
+        for side in lockstep.sides:
+            side.schedulers = [case.build(side.library, side.optimizer)]
+        lockstep.run(3)
+    lockstep.run(3)
+    for side in lockstep.sides:
+        side.optimizer.step()
+    lockstep.run(3)
 
 
 # Memory

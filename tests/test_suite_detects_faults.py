@@ -16,14 +16,17 @@ UPDATES = "test_update_values.py::test_fifty_steps_are_as_accurate_as_torch"
 EDITS = "test_param_group.py::test_augmented_assignment_to_the_lr_is_seen_by_the_next_step"
 GROUPS = "test_param_group.py::test_an_lr_of_zero_freezes_a_group_and_only_that"
 SCHEDULES = "test_scheduler_values.py::test_parameters_move_by_the_scheduled_lr"
-SUBSET = (UPDATES, EDITS, GROUPS, SCHEDULES)
+VALUES = "test_group_schedules.py::test_the_value_of_a_schedule_decides_how_far_a_step_goes"
+SUBSET = (UPDATES, EDITS, GROUPS, SCHEDULES, VALUES)
 
 #: The tests of the subset that find each fault.
 FOUND_BY = {
-    "no_op_step": {UPDATES, EDITS, GROUPS, SCHEDULES},
-    "step_with_the_first_lr": {EDITS, GROUPS, SCHEDULES},
+    "no_op_step": {UPDATES, EDITS, GROUPS, SCHEDULES, VALUES},
+    "step_with_the_first_lr": {EDITS, GROUPS, SCHEDULES, VALUES},
     "ignored_lr_edits": {EDITS, GROUPS},
     "ignored_schedules": {SCHEDULES},
+    "ignored_group_schedules": {VALUES},
+    "hurried_group_schedules": {VALUES},
     "swapped_groups": {GROUPS, SCHEDULES},
     "wrong_bias_correction": {UPDATES, SCHEDULES},
 }
