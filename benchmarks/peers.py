@@ -80,4 +80,6 @@ TORCH_PEERS = (
     TORCH_FUSED,
 )
 FUSEDLR = Peer("fusedlr", fusedlr)
+# For schedulers, which are the same whatever the variant of the optimizer.
+TORCH = Peer("torch", torch.optim)
 PEERS = (*TORCH_PEERS, FUSEDLR)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from contest import ONE_GROUP, ROOF, SCHEDULER, STEP, Result
-from peers import FUSEDLR, TORCH_FUSED
+from peers import FUSEDLR, TORCH, TORCH_FUSED
 from report import Verdict, format_ratio
 
 
@@ -39,6 +39,7 @@ TARGETS = (
     Target("tiny-groups", SCHEDULER, TORCH_FUSED.name, 20),
     # 1,000 groups cost at most 1.1 times what one group costs.
     Target("tiny-groups", STEP, ONE_GROUP, 1 / 1.1),
+    Target("1,000 groups, float lr", SCHEDULER, TORCH.name, 20),
     Target("mlp", STEP, TORCH_FUSED.name, 3),
     Target("one-tensor", STEP, TORCH_FUSED.name, 1, within_noise=True),
     Target("one-tensor", STEP, ROOF, 0.9),

@@ -49,9 +49,7 @@ class SchedulerNode {
   const at::Tensor& last_lr() const { return last_lr_; }
   int64_t num_moves() const { return num_moves_; }
   // Whether the last step changed the lr, rather than keeping it.
-  bool has_moved() const {
-    return !moves_.empty() && moves_.front().lr.kind != MoveKind::keep;
-  }
+  bool has_moved() const { return !moves_.empty() && moves_.front().lr.kind != MoveKind::keep; }
 
   // The Python objects that the node keeps alive, for Python's cycle collector.
   int traverse(visitproc visit, void* arg) const;

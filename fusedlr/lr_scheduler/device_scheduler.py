@@ -33,7 +33,7 @@ def refuse_scheduled_groups(optimizer: Optimizer, *names: str | None) -> None:
         schedules = getattr(group, "schedules", {})
         for name in filter(schedules.get, names):
             raise ValueError(
-                f"{name!r} of param_groups[{index}] follows the schedule {schedules[name]!r}, and a "
+                f"{name!r} of param_groups[{index}] follows the schedule {schedules[name]!r}; a "
                 "scheduler cannot move it as well; give the group a number, or multiply schedules "
                 "instead of building a scheduler"
             )
