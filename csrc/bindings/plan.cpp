@@ -88,6 +88,7 @@ Plan::Plan(py::list groups, at::Tensor lr, at::Tensor hypers, std::string sparse
   tables_.tensors.reserve(capacity);
   tensors_.reserve(capacity);
   findings_.reserve(capacity);
+  watched_items_.reserve(groups.size() + capacity);
   watch_(std::move(groups));
 }
 
@@ -103,27 +104,25 @@ std::string Plan::name_of(size_t index) const {
 }
 
 void Plan::watch_(py::list list) {
-  WatchedList watched{std::move(list), {}};
-  watched.items.reserve(watched.list.size());
-  for (const py::handle item : watched.list) {
-    watched.items.push_back(py::reinterpret_borrow<py::object>(item));
+  const size_t first = watched_items_.size();
+  for (const py::handle item : list) {
+    watched_items_.push_back(py::reinterpret_borrow<py::object>(item));
   }
-  watched_.push_back(std::move(watched));
+  watched_.push_back({std::move(list), first, watched_items_.size() - first});
 }
 
 int Plan::traverse(visitproc visit, void* arg) const {
-  for (const WatchedList& watched : watched_) {
-    Py_VISIT(watched.list.ptr());
-    for (const py::object& item : watched.items) Py_VISIT(item.ptr());
-  }
+  for (const WatchedList& watched : watched_) Py_VISIT(watched.list.ptr());
+  for (const py::object& item : watched_items_) Py_VISIT(item.ptr());
   return 0;
 }
 
 void Plan::clear_() {
   tensors_.clear();
   tables_.tensors.clear();
-  const std::vector<WatchedList> released = std::move(watched_);
-  watched_.clear();
+  // Emptied before anything is released, which may run code that looks at this plan.
+  const std::vector<WatchedList> lists = std::exchange(watched_, {});
+  const std::vector<py::object> items = std::exchange(watched_items_, {});
 }
 
 void Plan::add_params_(int32_t group, const std::string& rule, const py::list& params,
@@ -137,6 +136,7 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     record.param = &THPVariable_Unpack(item);
     record.param_type = record.state_type = record.param->dtype();
     record.position = position;
+    record.reals_per_element = record.param->is_complex() ? 2 : 1;
     TensorRow row;
     row.group = group;
     row.numel = num_reals(*record.param);
@@ -179,6 +179,7 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
     record.state[i] = buffer;
     record.state_type = buffer.dtype();
   }
+  record.num_states = static_cast<int8_t>(state.size());
   record.has_state = true;
   if (!step.has_value()) return;
   const bool is_scalar = step->numel() == 1 && step->is_cpu();
@@ -267,60 +268,62 @@ void Plan::check_grad_(size_t index, const at::Tensor& grad) {
   record.grad_type = grad.dtype();
 }
 
-// Points a row to its state; false if the state does not fit the row any more.
-inline bool Plan::point_to_state_(size_t index) {
+// Starts to load what look_at_ reads of a row that comes later.
+inline void Plan::prefetch_row(size_t index) const {
   const TensorRecord& record = tensors_[index];
-  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  TensorRow& row = tables_.tensors[index];
-  for (int i = 0; i < kMaxStates && record.state[i].defined(); ++i) {
-    const c10::TensorImpl& buffer = *record.state[i].unsafeGetTensorImpl();
-    const bool fits = buffer.dtype() == record.state_type && record.state[i].is_cpu() &&
-                      same_sizes(buffer, param);
-    if (!fits) return false;
-    row.data[kFirstState + i] = data_of(buffer);
-  }
-  if (!record.step.defined()) return true;
-  const c10::TensorImpl& step = *record.step.unsafeGetTensorImpl();
-  if (step.dtype() != record.step_type || !record.step.is_cpu() || step.numel() != 1) return false;
-  row.step = data_of(step);
-  return true;
-}
-
-// Whether a gradient needs no check beyond those that the last one of this parameter has passed.
-inline bool Plan::is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad) {
-  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  if (grad.key_set() != record.grad_keys || grad.dtype() != record.grad_type) return false;
-  if (!grad.is_contiguous() || !param.is_contiguous() || !same_sizes(grad, param)) return false;
-  for (const at::Tensor& buffer : record.state) {
-    if (buffer.defined() && !buffer.unsafeGetTensorImpl()->is_contiguous()) return false;
-  }
-  return true;
+  prefetch(*record.param->unsafeGetTensorImpl());
+  for (int i = 0; i < record.num_states; ++i) prefetch(*record.state[i].unsafeGetTensorImpl());
+  prefetch(*record.step.unsafeGetTensorImpl());
 }
 
 // What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
-// at in parallel.
-Plan::Finding Plan::look_at_(size_t index) {
+// at in parallel. Flattened, because torch's accessors are a few instructions each, and 30 calls of
+// them take as long as what they read.
+[[gnu::flatten]] Plan::Finding Plan::look_at_(size_t index) {
+  if (index + kPrefetchDistance < tensors_.size()) prefetch_row(index + kPrefetchDistance);
   const TensorRecord& record = tensors_[index];
   const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  const at::Tensor& grad = grad_of(param);
-  if (!grad.defined()) return Finding::no_grad;
+  const c10::TensorImpl* grad = grad_of(param);
+  if (grad == nullptr) return Finding::no_grad;
   TensorRow& row = tables_.tensors[index];
-  if (param.dtype() != record.param_type || !record.param->is_cpu()) return Finding::stale;
-  if (num_reals(*record.param) != row.numel || !point_to_state_(index)) return Finding::stale;
+  if (param.dtype() != record.param_type || !param.is_cpu() ||
+      param.numel() * record.reals_per_element != row.numel) {
+    return Finding::stale;
+  }
   row.data[kParam] = data_of(param);
-  if (!is_like_last_grad(record, *grad.unsafeGetTensorImpl())) return Finding::unusual_grad;
+  const c10::IntArrayRef sizes = param.sizes();
+  bool all_contiguous = param.is_contiguous();
+  for (int i = 0; i < record.num_states; ++i) {
+    const c10::TensorImpl& buffer = *record.state[i].unsafeGetTensorImpl();
+    if (buffer.dtype() != record.state_type || !buffer.is_cpu() || !has_sizes(buffer, sizes)) {
+      return Finding::stale;
+    }
+    row.data[kFirstState + i] = data_of(buffer);
+    all_contiguous &= buffer.is_contiguous();
+  }
+  if (record.step.defined()) {
+    const c10::TensorImpl& step = *record.step.unsafeGetTensorImpl();
+    if (step.dtype() != record.step_type || !step.is_cpu() || step.numel() != 1) {
+      return Finding::stale;
+    }
+    row.step = data_of(step);
+  }
+  // Whether the gradient needs no check beyond those that the last one of this row has passed.
+  const bool is_like_last_grad = grad->key_set() == record.grad_keys &&
+                                 grad->dtype() == record.grad_type && grad->is_contiguous() &&
+                                 all_contiguous && has_sizes(*grad, sizes);
+  if (!is_like_last_grad) return Finding::unusual_grad;
   row.layout = -1;
   // Engines only read through this pointer; the table has one type for all operands.
-  row.data[kGrad] = const_cast<void*>(const_data_of(*grad.unsafeGetTensorImpl()));
+  row.data[kGrad] = const_cast<void*>(const_data_of(*grad));
   return record.has_state ? Finding::plain_grad : Finding::needs_state;
 }
 
-bool Plan::has_changed(const WatchedList& watched) {
+bool Plan::has_changed(const WatchedList& watched) const {
   PyObject* list = watched.list.ptr();
-  const auto size = static_cast<Py_ssize_t>(watched.items.size());
-  if (PyList_GET_SIZE(list) != size) return true;
-  for (Py_ssize_t i = 0; i < size; ++i) {
-    if (PyList_GET_ITEM(list, i) != watched.items[i].ptr()) return true;
+  if (PyList_GET_SIZE(list) != static_cast<Py_ssize_t>(watched.size)) return true;
+  for (size_t i = 0; i < watched.size; ++i) {
+    if (PyList_GET_ITEM(list, i) != watched_items_[watched.first + i].ptr()) return true;
   }
   return false;
 }
@@ -331,10 +334,16 @@ Readiness Plan::gather_() {
   tables_.hypers = hypers_.const_data_ptr<double>();
   const int64_t num_rows = num_tensors();
   const auto num_lists = static_cast<int64_t>(watched_.size());
-  std::atomic<bool> lists_have_changed =
-      num_rows == 0 && std::any_of(watched_.begin(), watched_.end(), has_changed);
+  std::atomic<bool> lists_have_changed = num_rows == 0 && groups_have_changed();
+  std::atomic<bool> active_is_current = std::exchange(active_is_current_, false);
   at::parallel_for(0, num_rows, kGatherGrain, [&](int64_t first, int64_t last) {
-    for (int64_t index = first; index < last; ++index) findings_[index] = look_at_(index);
+    bool all_as_before = true;
+    for (int64_t index = first; index < last; ++index) {
+      const Finding finding = look_at_(index);
+      all_as_before &= finding == findings_[index] && finding <= Finding::plain_grad;
+      findings_[index] = finding;
+    }
+    if (!all_as_before) active_is_current = false;
     // The same share of the lists. (Looking at a row first is safe: a list that has changed since
     // still keeps the row's tensor alive here.)
     for (int64_t i = first * num_lists / num_rows; i < last * num_lists / num_rows; ++i) {
@@ -342,7 +351,17 @@ Readiness Plan::gather_() {
     }
   });
   if (lists_have_changed) return Readiness::stale;
+  if (!active_is_current) {
+    const Readiness readiness = activate_rows_();
+    if (readiness != Readiness::ready) return readiness;
+  }
+  active_is_current_ = true;
+  return Readiness::ready;
+}
 
+// Goes through what the step has found: checks unusual gradients, lists the rows that the step
+// updates and those that lack state.
+Readiness Plan::activate_rows_() {
   missing_.clear();
   held_grads_.clear();
   std::vector<int32_t>& active = tables_.active;
@@ -353,7 +372,7 @@ Readiness Plan::gather_() {
     if (finding == Finding::stale) return Readiness::stale;
     bool has_state = finding != Finding::needs_state;
     if (finding == Finding::unusual_grad) {
-      check_grad_(index, grad_of(*tensors_[index].param->unsafeGetTensorImpl()));
+      check_grad_(index, tensors_[index].param->unsafeGetTensorImpl()->grad());
       has_state = tensors_[index].has_state;
     }
     if (!has_state) missing_.push_back(static_cast<int64_t>(index));
@@ -391,10 +410,10 @@ void Plan::run_() {
 
 int64_t Plan::table_bytes() const {
   const auto bytes = [](const auto& table) { return table.capacity() * sizeof(table[0]); };
-  size_t total = bytes(tables_.tensors) + bytes(tables_.rules) + bytes(tables_.active) +
-                 bytes(tables_.coeffs) + bytes(tables_.chunk_begin) + bytes(tables_.task_begin) +
-                 bytes(tensors_) + bytes(findings_) + bytes(watched_);
-  for (const WatchedList& watched : watched_) total += bytes(watched.items);
+  const size_t total = bytes(tables_.tensors) + bytes(tables_.rules) + bytes(tables_.active) +
+                       bytes(tables_.chunk_begin) + bytes(tables_.task_begin) +
+                       bytes(tables_.without_own_task) + bytes(tensors_) + bytes(findings_) +
+                       bytes(watched_) + bytes(watched_items_);
   return static_cast<int64_t>(total);
 }
 

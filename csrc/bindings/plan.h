@@ -71,13 +71,16 @@ class Plan {
     // Of the last gradient that was fully checked, if it was a plain contiguous one.
     caffe2::TypeMeta grad_type;
     c10::DispatchKeySet grad_keys;
-    int32_t position;  // in group["params"]
-    bool has_state;    // all that its rule needs
+    int32_t position;          // in group["params"]
+    int8_t num_states = 0;     // how many of `state` are set
+    int8_t reals_per_element;  // 2 if complex
+    bool has_state;            // all that its rule needs
   };
 
+  // A list that has held watched_items_[first, first + size) since it is watched.
   struct WatchedList {
     py::list list;
-    std::vector<py::object> items;
+    size_t first, size;
   };
 
   // A layout that was worked out for one row, and the strides that it was worked out from.
@@ -87,14 +90,15 @@ class Plan {
     bool in_order = true;
   };
 
+  // Of a row in a step. The first two need nothing more.
   enum class Finding : uint8_t { no_grad, plain_grad, unusual_grad, needs_state, stale };
 
   // Makes the plan stale as soon as an entry of `list` is added, removed or replaced.
   void watch_(py::list list);
-  static bool has_changed(const WatchedList& watched);
+  bool has_changed(const WatchedList& watched) const;
+  void prefetch_row(size_t index) const;
   Finding look_at_(size_t index);
-  bool point_to_state_(size_t index);
-  static bool is_like_last_grad(const TensorRecord& record, const c10::TensorImpl& grad);
+  Readiness activate_rows_();
   void check_grad_(size_t index, const at::Tensor& grad);
   int32_t find_layout_(size_t index, const at::Tensor& grad);
   void check_overlap(const at::Tensor& param, size_t index) const;
@@ -106,7 +110,9 @@ class Plan {
   std::vector<TensorRecord> tensors_;
   std::vector<Finding> findings_;
   std::vector<WatchedList> watched_;
+  std::vector<py::object> watched_items_;  // of all lists, one list after the other
   std::vector<int64_t> missing_;
+  bool active_is_current_ = false;  // tables_.active is what findings_ says
   bool chunks_are_stale_ = true;
   std::unordered_map<size_t, CachedLayout> cached_layouts_;
   std::vector<at::Tensor> held_grads_;  // materialised for this step only

@@ -5,11 +5,17 @@
 
 namespace fusedlr {
 
-// The tensor's .grad, or an undefined tensor. (TensorImpl::grad() is the same behind two calls.)
-inline const at::Tensor& grad_of(const c10::TensorImpl& impl) {
-  static const at::Tensor undefined;
+// Starts to load all that a step reads of a tensor, but for its storage.
+inline void prefetch(const c10::TensorImpl& impl) {
+  const char* begin = reinterpret_cast<const char*>(&impl);
+  for (size_t line = 0; line < sizeof(impl); line += 64) __builtin_prefetch(begin + line);
+}
+
+// The tensor's .grad, or null. (TensorImpl::grad() is the same behind two calls.)
+inline const c10::TensorImpl* grad_of(const c10::TensorImpl& impl) {
   const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(impl.autograd_meta());
-  return meta == nullptr ? undefined : meta->grad_;
+  if (meta == nullptr || !meta->grad_.defined()) return nullptr;
+  return meta->grad_.unsafeGetTensorImpl();
 }
 
 // The first element of a strided tensor that is known to have storage.
@@ -32,11 +38,11 @@ inline double read_number(const at::Tensor& tensor) {
   return tensor.item().toDouble();
 }
 
-inline bool same_sizes(const c10::TensorImpl& a, const c10::TensorImpl& b) {
-  const c10::IntArrayRef a_sizes = a.sizes(), b_sizes = b.sizes();
-  if (a_sizes.size() != b_sizes.size()) return false;
-  for (size_t dim = 0; dim < a_sizes.size(); ++dim) {
-    if (a_sizes[dim] != b_sizes[dim]) return false;
+inline bool has_sizes(const c10::TensorImpl& impl, c10::IntArrayRef expected) {
+  const c10::IntArrayRef sizes = impl.sizes();
+  if (sizes.size() != expected.size()) return false;
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    if (sizes[dim] != expected[dim]) return false;
   }
   return true;
 }

@@ -58,11 +58,8 @@ void update_staged(const PlanTables& tables, const TensorRow& row,
 }
 
 template <class Rule, class T>
-void update_elements(const PlanTables& tables, const TensorRow& row, const CoeffsSlot& slot,
-                     int64_t begin, int64_t end) {
-  typename Rule::Coeffs coeffs;
-  static_assert(sizeof(coeffs) <= sizeof(slot), "raise kMaxCoeffs");
-  std::memcpy(&coeffs, slot.data(), sizeof(coeffs));
+void update_elements(const PlanTables& tables, const TensorRow& row,
+                     const typename Rule::Coeffs& coeffs, int64_t begin, int64_t end) {
   constexpr auto states = std::make_index_sequence<Rule::kStates>();
   const bool is_direct = row.layout < 0 && row.param_dtype == dtype_of<T>() &&
                          row.grad_dtype == dtype_of<T>() &&
@@ -74,71 +71,122 @@ void update_elements(const PlanTables& tables, const TensorRow& row, const Coeff
   }
 }
 
-template <class Rule>
-void update_rule(const PlanTables& tables, const TensorRow& row, const CoeffsSlot& slot,
-                 int64_t begin, int64_t end) {
-  if (row.param_dtype == Dtype::float64) {
-    update_elements<Rule, double>(tables, row, slot, begin, end);
-  } else {
-    update_elements<Rule, float>(tables, row, slot, begin, end);
-  }
+int64_t read_step(const TensorRow& row) {
+  if (row.step_dtype == Dtype::float64)
+    return static_cast<int64_t>(*static_cast<double*>(row.step));
+  return static_cast<int64_t>(*static_cast<float*>(row.step));
 }
 
-int64_t advance_step_(const TensorRow& row) {
+void advance_step_(const TensorRow& row) {
   if (row.step_dtype == Dtype::float64) {
-    return static_cast<int64_t>(*static_cast<double*>(row.step) += 1.0);
+    *static_cast<double*>(row.step) += 1.0;
+  } else {
+    *static_cast<float*>(row.step) += 1.0f;
   }
-  return static_cast<int64_t>(*static_cast<float*>(row.step) += 1.0f);
 }
 
-// The active tensors [first, last) all follow this rule.
 template <class Rule>
-void prepare_rule(PlanTables& tables, size_t first, size_t last) {
+typename Rule::Hyper hyper_of(const PlanTables& tables, int32_t group) {
   typename Rule::Hyper hyper;
-  typename Rule::Memo memo;
-  typename Rule::Coeffs coeffs;
   static_assert(sizeof(hyper) == sizeof(double) * std::size(Rule::Hyper::kNames));
-  int32_t group = -1;
-  int64_t step = -1;
-  for (size_t k = first; k < last; ++k) {
-    const TensorRow& row = tables.tensors[tables.active[k]];
-    const bool is_new_group = row.group != group;
-    if (is_new_group) {
-      group = row.group;
-      std::memcpy(&hyper, tables.hypers + group * tables.num_hypers, sizeof(hyper));
-    }
-    const bool counts = Rule::kCountsSteps && Rule::counts_step(hyper);
-    const int64_t row_step = counts ? advance_step_(row) : 0;
-    if (is_new_group || row_step != step) {
-      step = row_step;
-      coeffs = Rule::prepare(hyper, tables.lr[group], step, memo);
-    }
-    std::memcpy(tables.coeffs[k].data(), &coeffs, sizeof(coeffs));
+  std::memcpy(&hyper, tables.hypers + group * tables.num_hypers, sizeof(hyper));
+  return hyper;
+}
+
+// Advances the step of a tensor, if its rule counts this one.
+template <class Rule>
+void count_step_(const PlanTables& tables, const TensorRow& row) {
+  if (Rule::kCountsSteps && Rule::counts_step(hyper_of<Rule>(tables, row.group))) {
+    advance_step_(row);
   }
+}
+
+// Prepares one tensor after the other; consecutive tensors mostly share their coefficients.
+template <class Rule>
+class Preparation {
+ public:
+  explicit Preparation(const PlanTables& tables) : tables_(tables) {}
+
+  // The coefficients for a tensor, whose step is advanced before if it belongs to one task.
+  const typename Rule::Coeffs& coeffs_of(const TensorRow& row, bool has_one_task) {
+    const bool is_new_group = row.group != group_;
+    if (is_new_group) {
+      group_ = row.group;
+      hyper_ = hyper_of<Rule>(tables_, group_);
+    }
+    if (Rule::kCountsSteps && has_one_task && Rule::counts_step(hyper_)) advance_step_(row);
+    const int64_t step = Rule::kCountsSteps ? read_step(row) : 0;
+    if (is_new_group || step != step_) {
+      step_ = step;
+      coeffs_ = Rule::prepare(hyper_, tables_.lr[group_], step, memo_);
+    }
+    return coeffs_;
+  }
+
+ private:
+  const PlanTables& tables_;
+  typename Rule::Hyper hyper_;
+  typename Rule::Memo memo_;
+  typename Rule::Coeffs coeffs_;
+  int32_t group_ = -1;
+  int64_t step_ = -1;
+};
+
+// Where a walk over the chunks is: at `chunk`, which belongs to the k-th active tensor.
+struct Place {
+  size_t k;
+  int64_t chunk;
+};
+
+// Updates the chunks from `place` to last_chunk, as far as tensors follow this rule; returns the
+// place after them.
+template <class Rule>
+Place update_rule(const PlanTables& tables, int32_t rule, Place place, int64_t last_chunk) {
+  Preparation<Rule> preparation(tables);
+  for (; place.chunk < last_chunk; ++place.k) {
+    const TensorRow& row = tables.tensors[tables.active[place.k]];
+    if (tables.rules[row.group] != rule) break;
+    const int64_t tensor_begin = tables.chunk_begin[place.k];
+    const int64_t tensor_end = tables.chunk_begin[place.k + 1];
+    if (tensor_begin == tensor_end) continue;
+    const bool has_one_task = tensor_end == tensor_begin + 1;
+    const typename Rule::Coeffs& coeffs = preparation.coeffs_of(row, has_one_task);
+    const int64_t stop = std::min(last_chunk, tensor_end);
+    const int64_t begin = (place.chunk - tensor_begin) * kChunkElements;
+    const int64_t end = std::min(row.numel, (stop - tensor_begin) * kChunkElements);
+    if (row.param_dtype == Dtype::float64) {
+      update_elements<Rule, double>(tables, row, coeffs, begin, end);
+    } else {
+      update_elements<Rule, float>(tables, row, coeffs, begin, end);
+    }
+    place.chunk = stop;
+  }
+  return place;
 }
 
 // Function tables, one entry per rule of the list.
-using UpdateFn = void (*)(const PlanTables&, const TensorRow&, const CoeffsSlot&, int64_t, int64_t);
-using PrepareFn = void (*)(PlanTables&, size_t, size_t);
+using UpdateFn = Place (*)(const PlanTables&, int32_t, Place, int64_t);
+using CountFn = void (*)(const PlanTables&, const TensorRow&);
 
 template <class List>
 struct DispatchTables;
 template <class... Rule>
 struct DispatchTables<std::tuple<Rule...>> {
   static constexpr UpdateFn update[] = {&update_rule<Rule>...};
-  static constexpr PrepareFn prepare[] = {&prepare_rule<Rule>...};
+  static constexpr CountFn count[] = {&count_step_<Rule>...};
 };
 using Dispatch = DispatchTables<Rules>;
 
 }  // namespace
 
 void build_chunks_(PlanTables& tables) {
-  tables.coeffs.resize(tables.active.size());
+  tables.without_own_task.clear();
   tables.chunk_begin.assign(1, 0);
   tables.task_begin.assign(1, 0);
   int64_t chunk = 0;
   int64_t task_elements = 0;
   for (const int32_t index : tables.active) {
+    const int64_t tensor_begin = chunk;
     for (int64_t left = tables.tensors[index].numel; left > 0; left -= kChunkElements) {
       ++chunk;
       task_elements += std::min(left, kChunkElements);
@@ -147,21 +195,16 @@ void build_chunks_(PlanTables& tables) {
         task_elements = 0;
       }
     }
+    if (chunk != tensor_begin + 1) tables.without_own_task.push_back(index);
     tables.chunk_begin.push_back(chunk);
   }
   if (tables.task_begin.back() < chunk) tables.task_begin.push_back(chunk);
 }
 
-void prologue_(PlanTables& tables) {
-  const auto rule_of = [&](size_t k) {
-    return tables.rules[tables.tensors[tables.active[k]].group];
-  };
-  for (size_t first = 0; first < tables.active.size();) {
-    const int32_t rule = rule_of(first);
-    size_t last = first + 1;
-    while (last < tables.active.size() && rule_of(last) == rule) ++last;
-    Dispatch::prepare[rule](tables, first, last);
-    first = last;
+void prologue_(const PlanTables& tables) {
+  for (const int32_t index : tables.without_own_task) {
+    const TensorRow& row = tables.tensors[index];
+    Dispatch::count[tables.rules[row.group]](tables, row);
   }
 }
 
@@ -175,19 +218,14 @@ std::pair<size_t, size_t> tensors_that_begin_in(const PlanTables& tables, int64_
 }
 
 void update_(const PlanTables& tables, int64_t first_task, int64_t last_task) {
-  int64_t chunk = tables.task_begin[first_task];
+  const int64_t first_chunk = tables.task_begin[first_task];
   const int64_t last_chunk = tables.task_begin[last_task];
-  const auto after = std::upper_bound(tables.chunk_begin.begin(), tables.chunk_begin.end(), chunk);
-  for (auto k = static_cast<size_t>(after - tables.chunk_begin.begin()) - 1; chunk < last_chunk;
-       ++k) {
-    const TensorRow& row = tables.tensors[tables.active[k]];
-    const int64_t tensor_begin = tables.chunk_begin[k];
-    const int64_t stop = std::min(last_chunk, tables.chunk_begin[k + 1]);
-    if (stop == chunk) continue;  // an empty tensor
-    Dispatch::update[tables.rules[row.group]](
-        tables, row, tables.coeffs[k], (chunk - tensor_begin) * kChunkElements,
-        std::min(row.numel, (stop - tensor_begin) * kChunkElements));
-    chunk = stop;
+  const auto after =
+      std::upper_bound(tables.chunk_begin.begin(), tables.chunk_begin.end(), first_chunk);
+  Place place{static_cast<size_t>(after - tables.chunk_begin.begin()) - 1, first_chunk};
+  while (place.chunk < last_chunk) {
+    const int32_t rule = tables.rules[tables.tensors[tables.active[place.k]].group];
+    place = Dispatch::update[rule](tables, rule, place, last_chunk);
   }
 }
 

@@ -10,13 +10,14 @@
 
 namespace fusedlr::cpu {
 
-// Rebuilds chunk_begin and task_begin after `active` has changed.
+// Rebuilds what PlanTables holds about `active` after that has changed.
 void build_chunks_(PlanTables& tables);
 
-// Advances the step of every active tensor and writes its coefficients.
-void prologue_(PlanTables& tables);
+// Advances the steps of the tensors that do not belong to one task alone. Before any update_.
+void prologue_(const PlanTables& tables);
 
-// Updates the chunks of the tasks [first_task, last_task). Tasks are independent of each other.
+// Advances the other steps of the tasks [first_task, last_task), turns hypers and steps into
+// coefficients, and updates the chunks. Tasks are independent of each other.
 void update_(const PlanTables& tables, int64_t first_task, int64_t last_task);
 
 // The active tensors (from, to) whose first chunk lies in the tasks [first_task, last_task).

@@ -40,8 +40,6 @@ struct TensorRow {
   }
 };
 
-using CoeffsSlot = std::array<double, kMaxCoeffs>;
-
 struct PlanTables {
   std::vector<TensorRow> tensors;
   std::vector<StridedLayout> layouts;
@@ -52,11 +50,12 @@ struct PlanTables {
   int64_t num_hypers = 0;
   std::vector<int32_t> rules;  // of each group: an index into Rules
 
-  // The tensors that have a gradient in this step, and for the k-th of them:
+  // The tensors that have a gradient in this step, and the first chunk of each; one entry more.
   std::vector<int32_t> active;
-  std::vector<CoeffsSlot> coeffs;    // what prologue writes and update reads
-  std::vector<int64_t> chunk_begin;  // its first chunk; one entry more than active
-  std::vector<int64_t> task_begin;   // runs of chunks with about equal work; one entry more
+  std::vector<int64_t> chunk_begin;
+  std::vector<int64_t> task_begin;  // runs of chunks with about equal work; one entry more
+  // The active tensors that several tasks may share, or that no task sees for want of elements.
+  std::vector<int32_t> without_own_task;
 };
 
 }  // namespace fusedlr
