@@ -13,6 +13,7 @@ from schedule_cases import (
     REPRESENTATIVES,
     SEQUENTIAL_LR,
     STEP_LR,
+    SWA_LR,
     cases,
     joined,
 )
@@ -133,8 +134,8 @@ def test_a_second_phase_built_later_starts_from_the_first_ones_initial_lr_as_in_
 def test_averaging_takes_over_from_any_schedule_as_in_torch(case):
     def take_over(side, step):
         if step == 10:
-            swalr = fusedlr.lr_scheduler if side.library is fusedlr else torch.optim.swa_utils
-            side.schedulers[0] = swalr.SWALR(side.optimizer, swa_lr=0.4, anneal_epochs=5)
+            averaging = SWA_LR.class_in(side.library)
+            side.schedulers[0] = averaging(side.optimizer, swa_lr=0.4, anneal_epochs=5)
 
     ours, _ = assert_equal_runs(
         lambda side: case.build(side.library, side.optimizer), steps=30, act=take_over

@@ -117,18 +117,16 @@ def test_a_user_tensor_is_moved_in_place(case):
 @each_case(takes_metric=False, among=REPRESENTATIVES)
 def test_a_tensor_shared_by_all_groups_becomes_an_lr_for_each(case):
     """With torch, every group then has what was written last."""
-    optimizer = make_optimizer(fusedlr, lr=lambda value: SHARED)
+    shared = torch.tensor(0.1, dtype=torch.float64)
+    optimizer = make_optimizer(fusedlr, lr=lambda value: shared)
     scheduler = case.build(fusedlr, optimizer)
-    expected = make_optimizer(torch.optim, lr=lambda value: SHARED.item())
+    expected = make_optimizer(torch.optim, lr=lambda value: 0.1)
     expected_scheduler = case.build(torch.optim, expected)
     for one, other in ((optimizer, scheduler), (expected, expected_scheduler)):
         one.step()
         for _ in range(5):
             other.step()
     assert optimizer.lr.tolist() == lrs(expected)
-
-
-SHARED = torch.tensor(0.1, dtype=torch.float64)
 
 
 # Errors
@@ -477,6 +475,7 @@ def left_behind(library, case):
 @pytest.fixture
 def quiet_collector():
     """A collector that runs only when called, and only over what the test makes."""
+    make_optimizer(torch.optim)  # the first one of a process imports the rest of torch
     gc.collect()
     gc.freeze()
     gc.disable()

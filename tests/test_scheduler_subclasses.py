@@ -147,8 +147,8 @@ def test_an_attribute_of_a_subclass_is_part_of_its_state(case):
 
 
 @each_representative
-def test_a_scale_put_between_by_replacing_a_method_of_the_instance_is_respected(case):
-    """As wrappers of schedulers do: they replace `step` on the object."""
+def test_a_step_that_was_replaced_on_the_object_is_called(case):
+    """As those do that count or log the steps of any scheduler."""
     lockstep = Lockstep(case)
     for side in lockstep.sides:
         side.calls = []

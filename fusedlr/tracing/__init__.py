@@ -91,14 +91,16 @@ def trace(function: Callable[..., Any], first_step: int = 0) -> Traced | Untrace
     if expression is not None:
         return Traced.of(expression)
     paths, guards = Paths(first_step), Guards()
+    stand_ins = StandIns(guards)
     try:
-        stand_ins = StandIns(guards)
         expression = paths.explore(lambda: _value(function, paths, stand_ins))
         refuse_disagreement(function, expression, first_step, paths.turns, paths.last_to_compare)
         if not guards.hold():
             raise Refusal("it reads what changes from call to call")
     except Refusal as refusal:
         return Untraceable(str(refusal))
+    finally:
+        stand_ins.forget()
     return Traced(expression, guards)
 
 

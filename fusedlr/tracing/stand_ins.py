@@ -59,6 +59,11 @@ class StandIns:
         # Reads what a function could change in a stand-in, and what there was at first.
         self._changeable: list[tuple[Callable[[], list[Any]], list[Any]]] = []
 
+    def forget(self) -> None:
+        """Lets go of all stand-ins, which know each other and this object: no cycle stays behind."""
+        self._made.clear()
+        self._changeable.clear()
+
     def refuse_changes(self) -> None:
         """Raises Refusal if a stand-in has been changed: the function would change the original."""
         for read, original in self._changeable:
