@@ -60,7 +60,7 @@ class StandIns:
         self._changeable: list[tuple[Callable[[], list[Any]], list[Any]]] = []
 
     def forget(self) -> None:
-        """Lets go of all stand-ins, which know each other and this object: no cycle stays behind."""
+        """Lets go of all stand-ins, which know each other and this object."""
         self._made.clear()
         self._changeable.clear()
 
