@@ -37,6 +37,7 @@ CXX_FLAGS = [
 NVCC_FLAGS = [
     "-O3",
     "--fmad=false",  # the same bits as on the CPU
+    "--expt-relaxed-constexpr",  # numeric_limits in device code
     *(f"-Xcompiler={flag}" for flag in SHARED_CXX_FLAGS),
 ]
 

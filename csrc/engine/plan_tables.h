@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "math/host_device.h"
 #include "math/rules.h"
 #include "math/storage.h"
 
@@ -25,7 +26,7 @@ struct StridedLayout {
 
 // One row of the tensor table. A complex tensor is a row of twice as many reals.
 struct TensorRow {
-  std::array<void*, kMaxOperands> data{};
+  void* data[kMaxOperands] = {};
   void* step = nullptr;  // completed steps of this parameter: one float32 or float64
   int64_t numel = 0;     // reals
   int32_t group = 0;
@@ -35,7 +36,7 @@ struct TensorRow {
   Dtype state_dtype = Dtype::float32;
   Dtype step_dtype = Dtype::float32;
 
-  Dtype dtype(int operand) const {
+  FUSEDLR_HOST_DEVICE Dtype dtype(int operand) const {
     return operand == kParam ? param_dtype : operand == kGrad ? grad_dtype : state_dtype;
   }
 };
