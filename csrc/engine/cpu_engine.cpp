@@ -7,6 +7,7 @@
 
 #include "engine/simd_dispatch.h"
 #include "engine/staging.h"
+#include "engine/step_count.h"
 #include "engine/tuning.h"
 #include "math/rules.h"
 
@@ -83,25 +84,9 @@ void prefetch(const TensorRow& row, int num_operands) {
   }
 }
 
-int64_t read_step(const TensorRow& row) {
-  return static_cast<int64_t>(row.step_dtype == Dtype::float64 ? *static_cast<double*>(row.step)
-                                                               : *static_cast<float*>(row.step));
-}
-
-void advance_step_(const TensorRow& row) {
-  if (row.step_dtype == Dtype::float64) {
-    *static_cast<double*>(row.step) += 1.0;
-  } else {
-    *static_cast<float*>(row.step) += 1.0f;
-  }
-}
-
 template <class Rule>
 typename Rule::Hyper hyper_of(const PlanTables& tables, int32_t group) {
-  typename Rule::Hyper hyper;
-  static_assert(sizeof(hyper) == sizeof(double) * std::size(Rule::Hyper::kNames));
-  std::memcpy(&hyper, tables.hypers + group * tables.num_hypers, sizeof(hyper));
-  return hyper;
+  return fusedlr::hyper_of<Rule>(tables.hypers, tables.num_hypers, group);
 }
 
 // Advances the step of a tensor, if its rule counts this one.
