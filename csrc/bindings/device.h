@@ -40,4 +40,12 @@ class Device {
 // The device for tensors on `place`; throws if no engine of this kind is built.
 Device& device_at(c10::Device place);
 
+// How the devices of one type are found. Each kind registers itself when the extension is loaded.
+using DeviceFinder = Device& (*)(c10::Device place);
+struct DeviceRegistration {
+  DeviceRegistration(c10::DeviceType type, DeviceFinder find);
+};
+
+void bind_device(py::module_& module);
+
 }  // namespace fusedlr

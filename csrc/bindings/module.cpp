@@ -4,11 +4,13 @@
 
 #include <string>
 
+#include "bindings/device.h"
 #include "bindings/expression.h"
 #include "bindings/live_tensors.h"
 #include "bindings/plan.h"
 #include "bindings/scheduler_node.h"
 #include "bindings/step_clock.h"
+#include "bindings/walked_device.h"
 
 namespace {
 
@@ -33,6 +35,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fusedlr::bind_live_tensors(module);
   fusedlr::bind_step_clock(module);
   fusedlr::bind_scheduler_node(module);
+  fusedlr::bind_device(module);
+  fusedlr::bind_walked_device(module);
   module.def("simd_level", &simd_level);
   // Whether a profiler or another observer wants to see ranges such as "Optimizer.step#Adam.step".
   module.def("has_observers", [] { return at::hasCallbacks(); });

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "engine/kernel_memory.h"
 #include "engine/plan_tables.h"
 #include "math/expression.h"
 #include "math/host_device.h"
@@ -86,31 +87,41 @@ struct Chunk {
   int32_t row, number;
 };
 
-// Where the host has written numbers of the group table.
+// The arguments that carry data of the host come in two sizes: large ones, and an eighth of them,
+// for little data and for drivers whose kernels take 4 KB of arguments only.
+constexpr int kSmallShare = 8;
+
+// Where the host has written numbers of the group table. No place comes twice.
 constexpr int kMaxNumbers = 2000;
-struct WriteNumbersArgs {
+template <int kCapacity>
+struct WriteNumbersArgsOf {
   const StepTables* tables;
   int32_t count;
-  TablePlace places[kMaxNumbers];
-  double values[kMaxNumbers];
+  TablePlace places[kCapacity];
+  double values[kCapacity];
 };
+using WriteNumbersArgs = WriteNumbersArgsOf<kMaxNumbers>;
 
 // `size` bytes from the host.
 constexpr int kMaxBytes = 32'000;
-struct CopyBytesArgs {
+template <int kCapacity>
+struct CopyBytesArgsOf {
   void* to;
   int32_t size;
-  alignas(8) unsigned char bytes[kMaxBytes];
+  unsigned char bytes[kCapacity];
 };
+using CopyBytesArgs = CopyBytesArgsOf<kMaxBytes>;
 
 // The gradients of the active rows [first, first + count).
 constexpr int kMaxGrads = 4'000;
-struct SetGradsArgs {
+template <int kCapacity>
+struct SetGradsArgsOf {
   TensorRow* rows;
   const int32_t* active;
   int32_t first, count;
-  const void* grads[kMaxGrads];
+  const void* grads[kCapacity];
 };
+using SetGradsArgs = SetGradsArgsOf<kMaxGrads>;
 
 // One launch, of one block: begins a step (links, whether to skip it, schedules), advances the
 // active rows' steps, prepares their coefficients, and ends the step (records, counters).
@@ -134,9 +145,17 @@ struct UpdateArgs {
   const double* coeffs;
 };
 
-// What a kernel is compiled for: storage that is known at compile time, or any (a branch for every
-// access, and any layout).
+// What an update is compiled for: one storage for all operands, which lie alike; or any storage and
+// any layout, with a branch for every access.
 enum class Storage : uint8_t { float64, float32, bfloat16, float16, any };
+constexpr int kNumStorages = static_cast<int>(Storage::any) + 1;
+
+// The storage to update a row with, whose rule has so many states.
+inline Storage storage_of(const TensorRow& row, int num_states) {
+  const bool is_uniform = row.layout < 0 && row.grad_dtype == row.param_dtype &&
+                          (num_states == 0 || row.state_dtype == row.param_dtype);
+  return is_uniform ? static_cast<Storage>(row.param_dtype) : Storage::any;
+}
 
 // One scheduler, in device memory. Its clock lives here; the rest is what the host has configured.
 enum class Composition : int32_t { none, sequential, chained };
@@ -174,20 +193,28 @@ struct ScheduleArgs {
 };
 
 // How to walk a tensor whose operands do not lie in memory alike: `num_dims`, the sizes (outermost
-// first), then the strides of each of kMaxOperands operands, all in elements.
+// first), then the strides of each of kMaxOperands operands, all in elements. A row's `layout` is
+// the place of the first word.
 struct DeviceLayout {
   const int64_t* words;
 
-  FUSEDLR_HOST_DEVICE int64_t offset(int operand, int64_t index) const {
+  // Where the element `index` of the walk lies in each of the first kOperands operands.
+  template <int kOperands>
+  FUSEDLR_HOST_DEVICE void locate(int64_t index, int64_t (&offsets)[kOperands]) const {
     const int64_t num_dims = words[0];
     const int64_t* sizes = words + 1;
-    const int64_t* strides = sizes + num_dims * (1 + operand);
-    int64_t offset = 0;
+    FUSEDLR_UNROLL
+    for (int operand = 0; operand < kOperands; ++operand) offsets[operand] = 0;
+    FUSEDLR_NO_UNROLL
     for (int64_t dim = num_dims - 1; dim >= 0; --dim) {
-      offset += index % sizes[dim] * strides[dim];
+      const int64_t place = index % sizes[dim];
       index /= sizes[dim];
+      const int64_t* strides = sizes + num_dims + dim;
+      FUSEDLR_UNROLL
+      for (int operand = 0; operand < kOperands; ++operand) {
+        offsets[operand] += place * strides[operand * num_dims];
+      }
     }
-    return offset;
   }
 };
 
