@@ -159,14 +159,9 @@ def try_step_(plans: list[Plan], clock: Any) -> str | None:
     return obstacle
 
 
-def new_scheduler_node(
-    kind: str,
-    children: Sequence[SchedulerNode],
-    column_names: Sequence[str],
-    counts_steps: bool,
-) -> SchedulerNode:
+def new_scheduler_node(kind: str, column_names: Sequence[str], counts_steps: bool) -> SchedulerNode:
     """What the engine keeps of a scheduler; `kind` as in ``csrc/math/schedule.h``."""
-    node: SchedulerNode = extension.SchedulerNode(kind, children, column_names, counts_steps)
+    node: SchedulerNode = extension.SchedulerNode(kind, column_names, counts_steps)
     return node
 
 
@@ -177,7 +172,12 @@ def schedule_(
     epoch: Any,
     is_initial: bool,
     is_jump: bool,
+    counts: bool,
     metric: Any,
-) -> None:
-    """One step of a scheduler: moves the lr of every group, to `epoch` or to the next."""
-    extension.schedule_(node, lr, hypers, epoch, is_initial, is_jump, metric)
+) -> bool:
+    """One step of a scheduler: moves the lr of every group, to `epoch` or to the next.
+
+    Returns whether it has done so: not if a part of the scheduler takes part twice.
+    """
+    done: bool = extension.schedule_(node, lr, hypers, epoch, is_initial, is_jump, counts, metric)
+    return done

@@ -218,13 +218,25 @@ def test_a_composition_later_in_a_sequence_is_refused_at_its_turn_as_by_torch(ca
     assert "first scheduler" in refused[0][1]
 
 
-def test_a_scheduler_twice_in_a_chain_steps_twice():
+@each_by_epoch
+def test_a_scheduler_twice_in_a_chain_steps_twice(case):
     def chain(side):
-        one = row(EXPONENTIAL_LR, "0.9").build(side.library, side.optimizer)
+        one = case.build(side.library, side.optimizer)
         two = row(STEP_LR, "every_3").build(side.library, side.optimizer)
         return CHAINED_SCHEDULER.class_in(side.library)([one, two, one])
 
     assert_equal_runs(chain, steps=20)
+
+
+@each_by_epoch
+def test_a_scheduler_that_comes_again_in_a_sequence_goes_on_from_its_start(case):
+    def sequence(side):
+        one = case.build(side.library, side.optimizer)
+        two = row(STEP_LR, "every_3").build(side.library, side.optimizer)
+        arguments = {"schedulers": [one, two, one], "milestones": [4, 9]}
+        return SEQUENTIAL_LR.class_in(side.library)(side.optimizer, **arguments)
+
+    assert_equal_runs(sequence, steps=20)
 
 
 def test_two_compositions_may_share_a_scheduler():

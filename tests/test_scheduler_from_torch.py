@@ -50,9 +50,12 @@ def test_a_converted_scheduler_is_one_engine_call_for_each_step(monkeypatch):
     scheduler.step()
     calls = []
     schedule_ = fusedlr._backend.schedule_
-    monkeypatch.setattr(
-        fusedlr._backend, "schedule_", lambda *arguments: calls.append(schedule_(*arguments))
-    )
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return schedule_(*arguments)
+
+    monkeypatch.setattr(fusedlr._backend, "schedule_", counted)
     before = lrs(optimizer)
     for _ in range(6):
         scheduler.step()

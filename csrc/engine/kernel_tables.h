@@ -157,34 +157,45 @@ inline Storage storage_of(const TensorRow& row, int num_states) {
   return is_uniform ? static_cast<Storage>(row.param_dtype) : Storage::any;
 }
 
-// One scheduler, in device memory. Its clock lives here; the rest is what the host has configured.
 enum class Composition : int32_t { none, sequential, chained };
 
-struct SchedulerRow {
+struct SchedulerRow;
+
+// What the host tells of a scheduler.
+struct SchedulerSettings {
   Composition composition = Composition::none;
   int32_t schedule = 0;          // an index into Schedules
-  int32_t counts_steps = 0;      // whether a step that comes from a parent is counted
+  int32_t counts_steps = 0;      // whether its steps are counted where the caller asks for that
   int32_t momentum_column = -1;  // of hypers, or -1
-  ScheduleClock clock;
   double parameters[kMaxParameters] = {};
   const double* table = nullptr;  // milestones or phases
   int64_t table_size = 0;
-  StepFunction* functions = nullptr;  // at least one
+  const StepFunction* functions = nullptr;  // at least one
   int64_t num_functions = 1;
   const int64_t* function_of_group = nullptr;  // with several functions
   const double* columns = nullptr;             // [num_columns, num_groups]
   SchedulerRow* const* children = nullptr;
   int64_t num_children = 0;
-  // What the step writes.
+  // Room for what a step writes.
   Moves* moves = nullptr;     // for each function
   double* last_lr = nullptr;  // [num_groups]
+};
+
+// One scheduler. Where kernels step it, the row lies in device memory and stays where it is: a
+// captured graph knows its address only. What follows the settings is the device's own.
+struct SchedulerRow : SchedulerSettings {
+  ScheduleClock clock;
+  int64_t num_moves = 0;  // how often it has moved the groups
+  // Of the step that is under way.
+  bool is_closed = false;         // by the closed form
+  SchedulerRow* next = nullptr;   // which one moves after this one
+  SchedulerRow* first = nullptr;  // which one moves first, if this one is the root
 };
 
 // One launch, of one block: a step of a scheduler and of all that it is made of.
 struct ScheduleArgs {
   const StepTables* tables;
   SchedulerRow* root;
-  SchedulerRow** order;  // room for all rows of the tree
   bool has_epoch, is_initial, is_jump, counts;
   double epoch;
   const void* metric;  // on the device, or null: then `metric_value`

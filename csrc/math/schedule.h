@@ -340,6 +340,7 @@ struct OneCycleSchedule {
     Moves moves;
     moves.total_steps = parameters[2];
     moves.is_past_the_end = clock.last_epoch > moves.total_steps;
+    if (moves.is_past_the_end) return moves;
     moves.lr = between(parameters[0] != 0, share, phase[1], phase[2]);
     if (parameters[1] != 0) moves.momentum = between(parameters[0] != 0, share, phase[3], phase[4]);
     return moves;

@@ -25,9 +25,6 @@ class CompositeScheduler(DeviceScheduler):
     def _columns(self, table: GroupTable) -> tuple[Sequence[Any], ...]:
         return ()
 
-    def _children(self) -> tuple[_backend.SchedulerNode, ...]:
-        return self._child_nodes
-
     def _runs_on_device(self) -> bool:
         return super()._runs_on_device() and all(
             isinstance(scheduler, DeviceScheduler)
@@ -38,10 +35,11 @@ class CompositeScheduler(DeviceScheduler):
 
     def _configured_node(self, table: GroupTable, epoch: Any = None) -> _backend.SchedulerNode:
         children = tuple(scheduler._configured_node(table) for scheduler in self._schedulers)
+        node = super()._configured_node(table, epoch)
         if children != self._child_nodes:  # the list was edited, or a scheduler copied
-            self._pull_fields()
-            self._child_nodes, self._node = children, None
-        return super()._configured_node(table, epoch)
+            self._child_nodes = children
+            node.set_children_(children)
+        return node
 
     def _remember_tensors(self, tensors: Mapping[int, Tensor]) -> None:
         super()._remember_tensors(tensors)
@@ -59,6 +57,8 @@ class CompositeScheduler(DeviceScheduler):
             super().step()
             return
         try:
-            self._move(table)
+            if self._move(table):
+                return
         except FloatingPointError:  # a part must call a function of the user's
-            super().step()
+            pass
+        super().step()

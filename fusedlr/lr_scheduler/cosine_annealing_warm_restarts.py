@@ -66,7 +66,7 @@ class CosineAnnealingWarmRestarts(
         """
         table = device_table(self.optimizer) if self._has_formula() else None
         if table is None or (epoch is not None and not 0 <= epoch < math.inf):  # torch raises
-            super().step(epoch)
+            super(EpochScheduler, self).step(epoch)
             return
         self._get_lr_called_within_step = False
         self._move(table, epoch, is_jump=epoch is not None)

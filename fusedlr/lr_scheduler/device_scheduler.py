@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 import torch.optim.lr_scheduler as torch_scheduler
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fusedlr import _backend
+from fusedlr._stack import user_stacklevel
 from fusedlr.lr_scheduler.device_field import DeviceField
 from fusedlr.optim.group_table import GroupTable
 
@@ -132,16 +134,11 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
 
     # The engine's part
 
-    def _children(self) -> tuple[_backend.SchedulerNode, ...]:
-        return ()
-
     def _configured_node(self, table: GroupTable, epoch: Any = None) -> _backend.SchedulerNode:
         """This scheduler's node, up to date with all attributes that a user may have changed."""
         node = self._node
         if node is None:
-            node = _backend.new_scheduler_node(
-                self._kind, self._children(), self._column_names, self._counts_steps
-            )
+            node = _backend.new_scheduler_node(self._kind, self._column_names, self._counts_steps)
             self._node, self._table_seen = node, None
             self._push_fields()
         momentum = self._momentum_name()
@@ -189,20 +186,26 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
         *,
         is_initial: bool = False,
         is_jump: bool = False,
+        counts: bool = False,
         metric: Any = None,
-    ) -> None:
-        """One step: moves the lr of all groups, and what belongs to it."""
+    ) -> bool:
+        """One step: moves the lr of all groups, and what belongs to it.
+
+        Returns whether it was done: the engine cannot step a scheduler twice in one call.
+        """
         node = self._configured_node(table, epoch)
         table.sync()
+        call = (node, table.lr, table.hypers, epoch, is_initial, is_jump, counts, metric)
         try:
-            _backend.schedule_(node, table.lr, table.hypers, epoch, is_initial, is_jump, metric)
+            done = _backend.schedule_(*call)
         except FloatingPointError:
             # A function of the user's has no finite value here: it is asked itself, and may raise.
             if not self._call_functions(node, epoch):
                 raise
-            _backend.schedule_(node, table.lr, table.hypers, epoch, is_initial, is_jump, metric)
+            done = _backend.schedule_(*call)
         table.sync()
         self._remember_tensors(table.lr_tensors())
+        return done
 
     # The lr after the last step
 
@@ -211,7 +214,7 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
         node = self._node
         if node is not None and node.num_moves != self._moves_read:
             self._moves_read = node.num_moves
-            self.__dict__["_last_lr"] = self._typed(node.last_lr.tolist())
+            self.__dict__["_last_lr"] = self._typed(node.read_last_lr())
         try:
             return self.__dict__["_last_lr"]  # type: ignore[no-any-return]
         except KeyError:
@@ -261,6 +264,31 @@ class EpochScheduler(DeviceScheduler):
     def _initial_step(self) -> None:
         refuse_scheduled_groups(self.optimizer, "lr", self._momentum_name())
         super()._initial_step()
+
+    def step(self, epoch: Any = None) -> None:
+        """Goes to the next epoch; or to `epoch`, which torch has deprecated, by the closed form."""
+        table = device_table(self.optimizer) if self._has_formula() else None
+        if table is None:
+            super().step(epoch)
+            return
+        node = self._node
+        if node.has_only_begun if node is not None else self._step_count == 1:
+            self._warn_of_order()
+        if epoch is not None:
+            warnings.warn(torch_scheduler.EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+        self._get_lr_called_within_step = False
+        self._move(table, epoch, is_initial=self._is_initial, counts=True)
+
+    def _warn_of_order(self) -> None:
+        """Warns as torch does if the optimizer has not stepped yet."""
+        at_first = SimpleNamespace(
+            optimizer=self.optimizer, _step_count=1, _update_lr=lambda epoch: None
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch_scheduler.LRScheduler.step(at_first)  # type: ignore[arg-type]
+        for warning in caught:
+            warnings.warn(warning.message, stacklevel=user_stacklevel())
 
     def _update_lr(self, epoch: Any = None) -> None:
         table = device_table(self.optimizer) if self._has_formula() else None
