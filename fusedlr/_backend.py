@@ -14,6 +14,7 @@ from fusedlr import _version
 from fusedlr._stack import user_stacklevel
 
 if TYPE_CHECKING:
+    from fusedlr._C import DeviceTable as DeviceTable
     from fusedlr._C import Expression as Expression
     from fusedlr._C import LiveTensors as LiveTensors
     from fusedlr._C import Plan as Plan
@@ -50,11 +51,23 @@ _ENGINE_DTYPES = frozenset(
 )
 
 
+#: What FUSEDLR_BACKEND can be. "walked" is for tests: the kernels of a GPU, walked on the host.
+_BACKENDS = ("cpu", "cuda", "torch", "walked")
+_KERNEL_ENGINES = frozenset({"cuda", "walked"})
+
+
+_WITHOUT_CUDA = (
+    "the extension was built without CUDA; build it where torch has CUDA and nvcc is found "
+    "(FUSEDLR_CUDA=1 says what is missing)"
+)
+
+
 def forced_backend() -> str | None:
     """The engine that the environment variable ``FUSEDLR_BACKEND`` asks for, if any."""
     choice = os.environ.get("FUSEDLR_BACKEND") or None
-    if choice not in (None, "cpu", "torch"):
-        raise ValueError(f"FUSEDLR_BACKEND must be 'cpu' or 'torch', but is {choice!r}")
+    if choice not in (None, *_BACKENDS):
+        names = ", ".join(map(repr, _BACKENDS))
+        raise ValueError(f"FUSEDLR_BACKEND must be one of {names}, but is {choice!r}")
     return choice
 
 
@@ -65,8 +78,14 @@ def engine_for(device_type: str) -> tuple[str, str]:
     if extension is None:
         return "torch", f"the compiled extension is missing: {_extension_error}"
     if device_type == "cpu":
+        if forced_backend() == "walked":
+            return "walked", "FUSEDLR_BACKEND=walked: the kernels of a GPU, one thread at a time"
         return "cpu", f"compiled, {extension.simd_level()}"
-    return "torch", f"this version has no compiled engine for {device_type!r} devices"
+    if device_type == "cuda" and "cuda" in extension.kernel_devices():
+        return "cuda", f"compiled for CUDA {torch.version.cuda}"
+    if device_type == "cuda":
+        return "torch", _WITHOUT_CUDA
+    return "torch", f"there is no compiled engine for {device_type!r} devices"
 
 
 def can_update(param: Tensor) -> bool:
@@ -103,6 +122,9 @@ def backend_info() -> dict[str, Any]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device_types = ["cpu"] + ([accelerator.type] if accelerator is not None else [])
     engines = {device_type: engine_for(device_type) for device_type in device_types}
+    not_built = {"triton": "this version has no Triton engine"}
+    if extension is None or "cuda" not in extension.kernel_devices():
+        not_built["cuda"] = _WITHOUT_CUDA if extension is not None else str(_extension_error)
     return {
         "fusedlr": _version.__version__,
         "torch": torch.__version__,
@@ -114,10 +136,7 @@ def backend_info() -> dict[str, Any]:
             device_type: {"engine": engine, "reason": reason}
             for device_type, (engine, reason) in engines.items()
         },
-        "not_built": {
-            "cuda": "this version has no CUDA engine",
-            "triton": "this version has no Triton engine",
-        },
+        "not_built": not_built,
     }
 
 
@@ -142,11 +161,27 @@ def step_clock_class() -> type[StepClock] | None:
     return None if extension is None else extension.StepClock
 
 
+def runs_kernels(place: torch.device) -> bool:
+    """Whether the engine for this device launches kernels, which need tables there."""
+    return engine_for(place.type)[0] in _KERNEL_ENGINES
+
+
+def new_device_table(place: torch.device, lr: Tensor, hypers: Tensor) -> DeviceTable:
+    """The group table on a device that runs kernels; `lr` and `hypers` are those of the host."""
+    table: DeviceTable = extension.DeviceTable(place, lr, hypers)
+    return table
+
+
 def new_plan(
-    groups: list[Any], lr: Tensor, hypers: Tensor, sparse_error: str, capacity: int
+    groups: list[Any],
+    host_tables: tuple[Tensor, Tensor],
+    sparse_error: str,
+    capacity: int,
+    place: torch.device,
+    table: DeviceTable | None,
 ) -> Plan:
-    """An empty plan over the group table, with room for so many parameters."""
-    plan: Plan = extension.Plan(groups, lr, hypers, sparse_error, capacity)
+    """An empty plan over the group table, with room for so many parameters, all on `place`."""
+    plan: Plan = extension.Plan(groups, *host_tables, sparse_error, capacity, place, table)
     return plan
 
 
@@ -156,6 +191,12 @@ def try_step_(plans: list[Plan], clock: Any) -> str | None:
     Nothing has moved if something is in its way.
     """
     obstacle: str | None = extension.step_(plans, clock)
+    return obstacle
+
+
+def materialize_(plans: list[Plan]) -> str | None:
+    """Prepares the next step without making it; or what is in the way, as :func:`try_step_`."""
+    obstacle: str | None = extension.materialize_(plans)
     return obstacle
 
 

@@ -1040,8 +1040,8 @@ def test_the_clock_of_python_does_what_the_compiled_one_does():
         compiled = [_backend.new_expression(compile_(one.expression)) for one in schedules]
         record = torch.full((4 * 5 + 1,), torch.nan, dtype=torch.float64)
         record[-1] = 0
+        clock.set_table(*tables)
         clock.configure(
-            *tables,
             list(zip(compiled, places, strict=True)),
             [(record, 4, [(0, -1), (-1, -1), (1, 1)])],
         )

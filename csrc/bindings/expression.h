@@ -30,6 +30,9 @@ class Expression {
     return {code_.data(), static_cast<int64_t>(code_.size()), tables_.data(), results_.data()};
   }
 
+  const std::vector<Instruction>& code() const { return code_; }
+  const std::vector<double>& tables() const { return tables_; }
+
  private:
   std::vector<Instruction> code_;
   std::vector<double> tables_;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bindings/device.h"
+#include "bindings/device_table.h"
 #include "bindings/expression.h"
 #include "bindings/live_tensors.h"
 #include "bindings/plan.h"
@@ -30,8 +31,9 @@ std::string simd_level() {
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  fusedlr::bind_plan(module);
   fusedlr::bind_expression(module);
+  fusedlr::bind_device_table(module);
+  fusedlr::bind_plan(module);
   fusedlr::bind_live_tensors(module);
   fusedlr::bind_step_clock(module);
   fusedlr::bind_scheduler_node(module);

@@ -19,28 +19,6 @@
 namespace fusedlr {
 namespace {
 
-// The storage format of a tensor whose elements an engine can walk; complex numbers as their reals.
-bool find_storage(at::ScalarType type, Dtype& dtype) {
-  switch (type) {
-    case at::kDouble:
-    case at::kComplexDouble:
-      dtype = Dtype::float64;
-      return true;
-    case at::kFloat:
-    case at::kComplexFloat:
-      dtype = Dtype::float32;
-      return true;
-    case at::kBFloat16:
-      dtype = Dtype::bfloat16;
-      return true;
-    case at::kHalf:
-      dtype = Dtype::float16;
-      return true;
-    default:
-      return false;
-  }
-}
-
 struct RuleFacts {
   const char* name;
   int states;
@@ -81,8 +59,13 @@ template <class... Part>
 }  // namespace
 
 Plan::Plan(py::list groups, at::Tensor lr, at::Tensor hypers, std::string sparse_error,
-           int64_t capacity)
-    : lr_(std::move(lr)), hypers_(std::move(hypers)), sparse_error_(std::move(sparse_error)) {
+           int64_t capacity, c10::Device place, std::shared_ptr<DeviceTable> table)
+    : lr_(std::move(lr)),
+      hypers_(std::move(hypers)),
+      sparse_error_(std::move(sparse_error)),
+      place_(place),
+      table_(std::move(table)) {
+  if (table_ != nullptr) device_plan_ = std::make_unique<DevicePlan>(*table_);
   tables_.num_hypers = hypers_.size(1);
   tables_.rules.assign(lr_.numel(), 0);
   tables_.tensors.reserve(capacity);
@@ -182,10 +165,10 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
   record.num_states = static_cast<int8_t>(state.size());
   record.has_state = true;
   if (!step.has_value()) return;
-  const bool is_scalar = step->numel() == 1 && step->is_cpu();
+  const bool is_scalar = step->numel() == 1 && step->device() == place_;
   if (!is_scalar || (step->scalar_type() != at::kFloat && step->scalar_type() != at::kDouble)) {
-    fail("state 'step' of ", name_of(index), " must be one float32 or float64 on the CPU, not ",
-         step->scalar_type(), " of shape ", step->sizes(), " on ", step->device());
+    fail("state 'step' of ", name_of(index), " must be one float32 or float64 on ", place_,
+         ", not ", step->scalar_type(), " of shape ", step->sizes(), " on ", step->device());
   }
   record.step = *step;
   record.step_type = step->dtype();
@@ -279,14 +262,14 @@ inline void Plan::prefetch_row(size_t index) const {
 // What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
 // at in parallel. Flattened, because torch's accessors are a few instructions each, and 30 calls of
 // them take as long as what they read.
-[[gnu::flatten]] Plan::Finding Plan::look_at_(size_t index) {
+[[gnu::flatten]] Plan::Finding Plan::look_at_(size_t index, bool needs_grad) {
   if (index + kPrefetchDistance < tensors_.size()) prefetch_row(index + kPrefetchDistance);
   const TensorRecord& record = tensors_[index];
   const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
   const c10::TensorImpl* grad = grad_of(param);
-  if (grad == nullptr) return Finding::no_grad;
+  if (grad == nullptr && needs_grad) return Finding::no_grad;
   TensorRow& row = tables_.tensors[index];
-  if (param.dtype() != record.param_type || !param.is_cpu() ||
+  if (param.dtype() != record.param_type || param.device() != place_ ||
       param.numel() * record.reals_per_element != row.numel) {
     return Finding::stale;
   }
@@ -295,7 +278,8 @@ inline void Plan::prefetch_row(size_t index) const {
   bool all_contiguous = param.is_contiguous();
   for (int i = 0; i < record.num_states; ++i) {
     const c10::TensorImpl& buffer = *record.state[i].unsafeGetTensorImpl();
-    if (buffer.dtype() != record.state_type || !buffer.is_cpu() || !has_sizes(buffer, sizes)) {
+    if (buffer.dtype() != record.state_type || buffer.device() != place_ ||
+        !has_sizes(buffer, sizes)) {
       return Finding::stale;
     }
     row.data[kFirstState + i] = data_of(buffer);
@@ -303,13 +287,13 @@ inline void Plan::prefetch_row(size_t index) const {
   }
   if (record.step.defined()) {
     const c10::TensorImpl& step = *record.step.unsafeGetTensorImpl();
-    if (step.dtype() != record.step_type || !step.is_cpu() || step.numel() != 1) {
+    if (step.dtype() != record.step_type || step.device() != place_ || step.numel() != 1) {
       return Finding::stale;
     }
     row.step = data_of(step);
   }
   // Whether the gradient needs no check beyond those that the last one of this row has passed.
-  const bool is_like_last_grad = grad->key_set() == record.grad_keys &&
+  const bool is_like_last_grad = grad != nullptr && grad->key_set() == record.grad_keys &&
                                  grad->dtype() == record.grad_type && grad->is_contiguous() &&
                                  all_contiguous && has_sizes(*grad, sizes);
   if (!is_like_last_grad) return Finding::unusual_grad;
@@ -339,7 +323,7 @@ Readiness Plan::gather_() {
   at::parallel_for(0, num_rows, kGatherGrain, [&](int64_t first, int64_t last) {
     bool all_as_before = true;
     for (int64_t index = first; index < last; ++index) {
-      const Finding finding = look_at_(index);
+      const Finding finding = look_at_(index, /*needs_grad=*/true);
       all_as_before &= finding == findings_[index] && finding <= Finding::plain_grad;
       findings_[index] = finding;
     }
@@ -352,16 +336,33 @@ Readiness Plan::gather_() {
   });
   if (lists_have_changed) return Readiness::stale;
   if (!active_is_current) {
-    const Readiness readiness = activate_rows_();
+    const Readiness readiness = activate_rows_(/*assumes_grads=*/false);
     if (readiness != Readiness::ready) return readiness;
   }
   active_is_current_ = true;
   return Readiness::ready;
 }
 
+bool Plan::lists_have_changed() const {
+  return std::any_of(watched_.begin(), watched_.end(),
+                     [&](const WatchedList& watched) { return has_changed(watched); });
+}
+
+Readiness Plan::gather_all_() {
+  active_is_current_ = false;
+  if (lists_have_changed()) return Readiness::stale;
+  for (size_t index = 0; index < tensors_.size(); ++index) {
+    const at::Tensor& param = *tensors_[index].param;
+    const Finding finding = look_at_(index, /*needs_grad=*/false);
+    if (finding == Finding::stale) return Readiness::stale;
+    findings_[index] = param.requires_grad() ? Finding::unusual_grad : Finding::no_grad;
+  }
+  return activate_rows_(/*assumes_grads=*/true);
+}
+
 // Goes through what the step has found: checks unusual gradients, lists the rows that the step
 // updates and those that lack state.
-Readiness Plan::activate_rows_() {
+Readiness Plan::activate_rows_(bool assumes_grads) {
   missing_.clear();
   held_grads_.clear();
   std::vector<int32_t>& active = tables_.active;
@@ -372,7 +373,8 @@ Readiness Plan::activate_rows_() {
     if (finding == Finding::stale) return Readiness::stale;
     bool has_state = finding != Finding::needs_state;
     if (finding == Finding::unusual_grad) {
-      check_grad_(index, tensors_[index].param->unsafeGetTensorImpl()->grad());
+      const at::Tensor& param = *tensors_[index].param;
+      check_grad_(index, assumes_grads ? param : param.unsafeGetTensorImpl()->grad());
       has_state = tensors_[index].has_state;
     }
     if (!has_state) missing_.push_back(static_cast<int64_t>(index));
@@ -387,9 +389,17 @@ Readiness Plan::activate_rows_() {
     active.resize(num_active);
     chunks_are_stale_ = true;
   }
-  if (chunks_are_stale_) cpu::build_chunks_(tables_);
+  if (chunks_are_stale_ && table_ == nullptr) cpu::build_chunks_(tables_);
   chunks_are_stale_ = false;
   return missing_.empty() ? Readiness::ready : Readiness::needs_state;
+}
+
+void Plan::run_on_device_(bool begins, bool ends) {
+  device_plan_->run_(tables_, begins, ends);
+  for (const int32_t index : tables_.active) {
+    tensors_[index].param->unsafeGetTensorImpl()->bump_version();
+  }
+  held_grads_.clear();
 }
 
 void Plan::run_() {
@@ -413,7 +423,8 @@ int64_t Plan::table_bytes() const {
   const size_t total = bytes(tables_.tensors) + bytes(tables_.rules) + bytes(tables_.active) +
                        bytes(tables_.chunk_begin) + bytes(tables_.task_begin) +
                        bytes(tables_.without_own_task) + bytes(tensors_) + bytes(findings_) +
-                       bytes(watched_) + bytes(watched_items_);
+                       bytes(watched_) + bytes(watched_items_) +
+                       (device_plan_ == nullptr ? 0 : device_plan_->table_bytes());
   return static_cast<int64_t>(total);
 }
 
@@ -434,21 +445,69 @@ const py::custom_type_setup collectable([](PyHeapTypeObject* heap_type) {
   };
 });
 
-// One whole step over the plans of an optimizer: everything is gathered and checked before anything
-// moves, schedules and clock included. Returns what is in the way of the step, or nothing.
-const char* step_(const std::vector<Plan*>& plans, StepClock& clock) {
+// Gathers all plans; returns what is in the way of a step, or null.
+const char* gather_(const std::vector<Plan*>& plans, Readiness (Plan::*gather)()) {
   bool needs_state = false;
   for (Plan* plan : plans) {
-    const Readiness readiness = plan->gather_();
+    const Readiness readiness = (plan->*gather)();
     if (readiness == Readiness::stale) return "stale";
     needs_state |= readiness == Readiness::needs_state;
   }
-  if (needs_state) return "needs_state";
+  return needs_state ? "needs_state" : nullptr;
+}
+
+// One whole step over the plans of an optimizer: everything is gathered and checked before anything
+// moves, schedules and clock included. Returns what is in the way of the step, or nothing.
+const char* step_(const std::vector<Plan*>& plans, StepClock& clock) {
+  if (const char* obstacle = gather_(plans, &Plan::gather_)) return obstacle;
+  for (Plan* plan : plans) {
+    if (plan->table() != nullptr) plan->prepare_device_();
+  }
   clock.begin_();
   if (!clock.is_skipped()) {
-    for (Plan* plan : plans) plan->run_();
+    for (Plan* plan : plans) {
+      if (plan->table() == nullptr) {
+        plan->run_();
+      } else {
+        plan->table()->flush_();
+        plan->run_on_device_(/*begins=*/false, /*ends=*/false);
+      }
+    }
   }
   if (clock.ends_with_plans) clock.finish_();
+  return nullptr;
+}
+
+// The same where all parameters are on devices that run kernels. The plans on the device of `clock`
+// come first; other devices take over its numbers.
+const char* step_on_device_(const std::vector<Plan*>& plans, DeviceTable& clock) {
+  if (const char* obstacle = gather_(plans, &Plan::gather_)) return obstacle;
+  for (Plan* plan : plans) plan->prepare_device_();
+  clock.flush_();
+  const auto is_elsewhere = [&](const Plan* plan) { return plan->table().get() != &clock; };
+  const auto others = std::find_if(plans.begin(), plans.end(), is_elsewhere);
+  for (auto plan = plans.begin(); plan != others; ++plan) {
+    const bool is_last = plan + 1 == others;
+    (*plan)->run_on_device_(plan == plans.begin(), is_last && clock.ends_with_plans);
+  }
+  const DeviceTable* following = nullptr;
+  for (auto plan = others; plan != plans.end(); ++plan) {
+    DeviceTable& table = *(*plan)->table();
+    if (&table != following) table.follow_(clock);
+    following = &table;
+    (*plan)->run_on_device_(/*begins=*/false, /*ends=*/false);
+  }
+  return nullptr;
+}
+
+// Prepares the next step as far as it can be, without making it.
+const char* materialize_(const std::vector<Plan*>& plans) {
+  if (const char* obstacle = gather_(plans, &Plan::gather_all_)) return obstacle;
+  for (Plan* plan : plans) {
+    if (plan->table() == nullptr) continue;
+    plan->prepare_device_();
+    plan->table()->flush_();
+  }
   return nullptr;
 }
 
@@ -456,17 +515,22 @@ const char* step_(const std::vector<Plan*>& plans, StepClock& clock) {
 
 void bind_plan(py::module_& module) {
   py::class_<Plan>(module, "Plan", collectable)
-      .def(py::init<py::list, at::Tensor, at::Tensor, std::string, int64_t>(), py::arg("groups"),
-           py::arg("lr"), py::arg("hypers"), py::arg("sparse_error"), py::arg("capacity"))
+      .def(py::init<py::list, at::Tensor, at::Tensor, std::string, int64_t, c10::Device,
+                    std::shared_ptr<DeviceTable>>(),
+           py::arg("groups"), py::arg("lr"), py::arg("hypers"), py::arg("sparse_error"),
+           py::arg("capacity"), py::arg("place"), py::arg("table"))
       .def("groups_have_changed", &Plan::groups_have_changed)
       .def("add_params_", &Plan::add_params_, py::arg("group"), py::arg("rule"), py::arg("params"),
            py::arg("positions"))
       .def("set_state_", &Plan::set_state_, py::arg("index"), py::arg("step"), py::arg("state"))
       .def_property_readonly("missing", &Plan::missing)
       .def_property_readonly("num_tensors", &Plan::num_tensors)
+      .def_property_readonly("place", &Plan::place)
       .def("table_bytes", &Plan::table_bytes);
 
   module.def("step_", &step_, py::arg("plans"), py::arg("clock"));
+  module.def("step_", &step_on_device_, py::arg("plans"), py::arg("clock"));
+  module.def("materialize_", &materialize_, py::arg("plans"));
 
   module.def("rules", [] {
     py::dict rules;

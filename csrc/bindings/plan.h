@@ -5,11 +5,14 @@
 #include "bindings/torch_headers.h"
 
 #include <array>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
 
+#include "bindings/device_plan.h"
+#include "bindings/device_table.h"
 #include "engine/plan_tables.h"
 
 namespace fusedlr {
@@ -22,12 +25,13 @@ enum class Readiness {
 
 class Plan {
  public:
-  // `lr` is float64 [num_groups] and `hypers` float64 [num_groups, num_hypers], both on the CPU.
+  // `lr` is float64 [num_groups] and `hypers` float64 [num_groups, num_hypers], both on the CPU; a
+  // plan on a device that runs kernels reads `table` instead. All parameters are on `place`.
   // `sparse_error` is what a sparse gradient raises. `capacity` is how many parameters will be
   // added.
   // `groups` is optimizer.param_groups.
   Plan(py::list groups, at::Tensor lr, at::Tensor hypers, std::string sparse_error,
-       int64_t capacity);
+       int64_t capacity, c10::Device place, std::shared_ptr<DeviceTable> table);
 
   // Adds parameters of group `group`, which follows `rule`. `positions` are their places in
   // `params`, group["params"] itself: an entry that is replaced there makes the plan stale.
@@ -44,12 +48,23 @@ class Plan {
   // The rows that need state, as (row, group, position in group["params"]).
   std::vector<std::tuple<int64_t, int32_t, int32_t>> missing() const;
 
-  // Updates all gathered parameters. Cannot fail, so that a step is never half done.
+  // The same as if every parameter that requires one had a gradient, laid out as the parameter.
+  Readiness gather_all_();
+
+  // The table of a plan on a device that runs kernels, or null.
+  const std::shared_ptr<DeviceTable>& table() const { return table_; }
+  // Brings the device's tables up to date with what was gathered; see DevicePlan.
+  void prepare_device_() { device_plan_->prepare_(tables_); }
+
+  // Updates all gathered parameters. Cannot fail, so that a step is never half done. With a table:
+  // whether this plan begins the step, and whether it ends it.
   void run_();
+  void run_on_device_(bool begins, bool ends);
 
   // Whether an entry of optimizer.param_groups was added, removed or replaced.
   bool groups_have_changed() const { return watched_.empty() || has_changed(watched_.front()); }
 
+  c10::Device place() const { return place_; }
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
   int64_t table_bytes() const;
 
@@ -97,8 +112,9 @@ class Plan {
   void watch_(py::list list);
   bool has_changed(const WatchedList& watched) const;
   void prefetch_row(size_t index) const;
-  Finding look_at_(size_t index);
-  Readiness activate_rows_();
+  Finding look_at_(size_t index, bool needs_grad);
+  Readiness activate_rows_(bool assumes_grads);
+  bool lists_have_changed() const;
   void check_grad_(size_t index, const at::Tensor& grad);
   int32_t find_layout_(size_t index, const at::Tensor& grad);
   void check_overlap(const at::Tensor& param, size_t index) const;
@@ -106,6 +122,9 @@ class Plan {
 
   at::Tensor lr_, hypers_;
   std::string sparse_error_;
+  c10::Device place_;
+  std::shared_ptr<DeviceTable> table_;
+  std::unique_ptr<DevicePlan> device_plan_;
   PlanTables tables_;
   std::vector<TensorRecord> tensors_;
   std::vector<Finding> findings_;

@@ -19,10 +19,12 @@ double& number_in(const at::Tensor& counter) { return *counter.mutable_data_ptr<
 
 StepClock::StepClock() : completed(new_counter()), skipped(new_counter()) {}
 
-void StepClock::configure(at::Tensor lr, at::Tensor hypers, std::vector<Schedule> schedules,
-                          std::vector<Record> records) {
+void StepClock::set_table(at::Tensor lr, at::Tensor hypers) {
   lr_ = std::move(lr);
   hypers_ = std::move(hypers);
+}
+
+void StepClock::configure(std::vector<Schedule> schedules, std::vector<Record> records) {
   schedules_ = std::move(schedules);
   records_ = std::move(records);
 }
@@ -67,8 +69,8 @@ void StepClock::record_(const Record& record) {
 void bind_step_clock(py::module_& module) {
   py::class_<StepClock>(module, "StepClock")
       .def(py::init<>())
-      .def("configure", &StepClock::configure, py::arg("lr"), py::arg("hypers"),
-           py::arg("schedules"), py::arg("records"))
+      .def("set_table", &StepClock::set_table, py::arg("lr"), py::arg("hypers"))
+      .def("configure", &StepClock::configure, py::arg("schedules"), py::arg("records"))
       .def("begin_", &StepClock::begin_)
       .def("finish_", &StepClock::finish_)
       .def_property_readonly("is_skipped", &StepClock::is_skipped)

@@ -29,8 +29,8 @@ class StepClock {
   using Record = std::tuple<at::Tensor, int64_t, std::vector<Place>>;
 
   // `lr` is float64 [num_groups] and `hypers` float64 [num_groups, num_hypers].
-  void configure(at::Tensor lr, at::Tensor hypers, std::vector<Schedule> schedules,
-                 std::vector<Record> records);
+  void set_table(at::Tensor lr, at::Tensor hypers);
+  void configure(std::vector<Schedule> schedules, std::vector<Record> records);
 
   // Begins a step: writes the schedules into the table. If found_inf is not zero, the step is
   // skipped: nothing is written, and nothing else may move.

@@ -3,7 +3,31 @@
 
 #include "bindings/torch_headers.h"
 
+#include "math/storage.h"
+
 namespace fusedlr {
+
+// The storage format of a tensor whose elements an engine can walk; complex numbers as their reals.
+inline bool find_storage(at::ScalarType type, Dtype& dtype) {
+  switch (type) {
+    case at::kDouble:
+    case at::kComplexDouble:
+      dtype = Dtype::float64;
+      return true;
+    case at::kFloat:
+    case at::kComplexFloat:
+      dtype = Dtype::float32;
+      return true;
+    case at::kBFloat16:
+      dtype = Dtype::bfloat16;
+      return true;
+    case at::kHalf:
+      dtype = Dtype::float16;
+      return true;
+    default:
+      return false;
+  }
+}
 
 // Starts to load all that a step reads of a tensor, but for its storage.
 inline void prefetch(const c10::TensorImpl& impl) {

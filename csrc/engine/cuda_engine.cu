@@ -7,6 +7,8 @@
 #include <string>
 
 #include "engine/kernel_dispatch.h"
+#include "engine/kernel_prologue.h"
+#include "engine/kernel_schedule.h"
 #include "engine/kernel_update.h"
 #include "engine/kernel_writes.h"
 #include "engine/tuning.h"
@@ -154,6 +156,8 @@ void load_kernels() {
     load(&write_kernel<WriteNumbers, WriteNumbersArgs>);
     load(&write_kernel<SetGrads, SetGradsArgs>);
   }
+  load(&phased_kernel<Prologue>);
+  load(&phased_kernel<ScheduleKernel>);
   for (int rule = 0; rule < kNumRules; ++rule) {
     for (int storage = 0; storage < kNumStorages; ++storage) {
       resident_blocks(rule, static_cast<Storage>(storage));
@@ -173,8 +177,8 @@ void launch(const SetGradsArgs& args, cudaStream_t stream) {
   launch_write_in_pieces<SetGrads>(args, stream);
 }
 
-void launch(const PrologueArgs&, cudaStream_t) {
-  throw std::logic_error("kernel_prologue.h: launch_phases<Prologue>(args, stream)");
+void launch(const PrologueArgs& args, cudaStream_t stream) {
+  launch_phases<Prologue>(args, stream);
 }
 
 void launch(const UpdateArgs& args, int rule, Storage storage, cudaStream_t stream) {
@@ -186,8 +190,8 @@ void launch(const UpdateArgs& args, int rule, Storage storage, cudaStream_t stre
   check_launch(entry.name);
 }
 
-void launch(const ScheduleArgs&, cudaStream_t) {
-  throw std::logic_error("kernel_schedule.h: launch_phases<ScheduleStep>(args, stream)");
+void launch(const ScheduleArgs& args, cudaStream_t stream) {
+  launch_phases<ScheduleKernel>(args, stream);
 }
 
 }  // namespace fusedlr::cuda

@@ -14,13 +14,15 @@ namespace fusedlr {
 
 struct Prologue {
   using Args = PrologueArgs;
+  static constexpr const char* kName = "prologue of a step";
   static constexpr int kPhases = 6;
 
   static FUSEDLR_HOST_DEVICE void run(int phase, const Args& args, int thread, int num_threads) {
     StepTables& tables = *args.tables;
     switch (phase) {
       case 0:
-        if (args.begins) begin_(tables, thread, num_threads);
+        sync_links_(tables, thread, num_threads);
+        if (args.begins && thread == 0) decide_whether_to_skip_(tables);
         break;
       case 1:
         if (args.begins && !is_skipped(tables)) evaluate_formulas_(tables, thread, num_threads);
@@ -45,9 +47,7 @@ struct Prologue {
     return tables.counters->is_skipped != 0;
   }
 
-  static FUSEDLR_HOST_DEVICE void begin_(StepTables& tables, int thread, int num_threads) {
-    sync_links_(tables, thread, num_threads);
-    if (thread != 0) return;
+  static FUSEDLR_HOST_DEVICE void decide_whether_to_skip_(const StepTables& tables) {
     const bool skips =
         tables.found_inf != nullptr && read_number(tables.found_inf, tables.found_inf_dtype) != 0;
     tables.counters->is_skipped = skips ? 1.0 : 0.0;

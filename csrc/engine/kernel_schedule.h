@@ -19,6 +19,7 @@ namespace fusedlr {
 
 struct ScheduleKernel {
   using Args = ScheduleArgs;
+  static constexpr const char* kName = "step of a scheduler";
   enum Phase { kAdvance, kPrepare, kMove, kFinish, kPhases };
 
   static FUSEDLR_HOST_DEVICE void run(int phase, const Args& args, int thread, int num_threads) {

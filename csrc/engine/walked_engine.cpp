@@ -1,8 +1,8 @@
 #include "engine/walked_engine.h"
 
-#include <stdexcept>
-
 #include "engine/kernel_dispatch.h"
+#include "engine/kernel_prologue.h"
+#include "engine/kernel_schedule.h"
 #include "engine/kernel_update.h"
 #include "engine/kernel_walk.h"
 #include "engine/kernel_writes.h"
@@ -23,16 +23,12 @@ void launch(const WriteNumbersArgs& args) { walk<WriteNumbers>(args); }
 
 void launch(const SetGradsArgs& args) { walk<SetGrads>(args); }
 
-void launch(const PrologueArgs&) {
-  throw std::logic_error("kernel_prologue.h: walk_phases<Prologue>(args)");
-}
+void launch(const PrologueArgs& args) { walk_phases<Prologue>(args); }
 
 void launch(const UpdateArgs& args, int rule, Storage storage) {
   KernelTable<WalkedUpdate>::find(rule, storage)(args);
 }
 
-void launch(const ScheduleArgs&) {
-  throw std::logic_error("kernel_schedule.h: walk_phases<ScheduleStep>(args)");
-}
+void launch(const ScheduleArgs& args) { walk_phases<ScheduleKernel>(args); }
 
 }  // namespace fusedlr::walked

@@ -23,10 +23,8 @@ def device_table(optimizer: Optimizer) -> GroupTable | None:
     table = getattr(optimizer, "_table", None)
     if not isinstance(table, GroupTable) or not table.has_engine:
         return None
-    if not optimizer._groups_are_adopted():  # type: ignore[attr-defined]
-        optimizer._adopt_groups()  # type: ignore[attr-defined]
-    adopted: GroupTable = optimizer._table  # type: ignore[attr-defined]
-    return adopted
+    placed: GroupTable = optimizer._placed_table()  # type: ignore[attr-defined]
+    return placed
 
 
 def refuse_scheduled_groups(optimizer: Optimizer, *names: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -173,18 +173,18 @@ def load_state_(
     state: OptimizerState,
     saved_state: Mapping[Any, Any],
     params: Mapping[Any, Tensor],
-    new_steps: Callable[[int], tuple[Tensor, ...]],
+    new_steps: Callable[[list[Tensor]], Iterator[Tensor]],
 ) -> None:
     """Loads the state of all parameters into the storage that is there, and creates the rest."""
     loaded_keys = {params.get(key, key) for key in saved_state}
     for key in state.keys() - loaded_keys:
         del state[key]
-    steps = new_steps(len(saved_state))
-    for (key, saved), new_step in zip(saved_state.items(), steps, strict=True):
+    steps = new_steps([params[key] for key in saved_state if key in params])
+    for key, saved in saved_state.items():
         if key not in params:
             state[key] = saved  # belongs to no parameter: kept as it is
             continue
-        param = params[key]
+        param, new_step = params[key], next(steps)
         entries = state[param]
         for name in entries.keys() - saved.keys():
             del entries[name]

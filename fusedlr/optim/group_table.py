@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from fusedlr import _backend
 from fusedlr.optim.revision import Revision
 from fusedlr.optim.step_clock import Place
 from fusedlr.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fusedlr._backend import DeviceTable
 
 
 class LiveTensors(Protocol):
@@ -37,6 +40,9 @@ _double_at = ctypes.c_double.from_address
 
 class GroupTable:
     """One row for each param group: ``lr`` float64 [G] and ``hypers`` float64 [G, H].
+
+    The table lies on the CPU. Where kernels read it, :attr:`device` has it too; then the table here
+    is the host's copy, which is sent when a step begins and fetched when somebody reads a group.
 
     Numbers are written when a group is edited, so that a step reads the table and nothing else.
     Tensors stay the user's own: :meth:`sync` carries what was written into them into the table, and
@@ -83,34 +89,115 @@ class GroupTable:
         self._given_lr: dict[int, Tensor] = {}
         self._live = make_live_tensors()
         self._has_live = False
+        # The user's tensors, each with the one that it follows, by place.
+        self._links: dict[Place, tuple[Tensor, Tensor | None]] = {}
+        #: The table on each device that runs kernels.
+        self.devices: dict[torch.device, DeviceTable] = {}
+        #: The one of them whose numbers count; None if those of the host do.
+        self.device: DeviceTable | None = None
         self._set_tables(
             torch.zeros(0, dtype=torch.float64, device="cpu"),
             torch.zeros(0, len(hyper_names), dtype=torch.float64, device="cpu"),
         )
 
     def _set_tables(self, lr: Tensor, hypers: Tensor) -> None:
-        self.lr = lr
-        self.hypers = hypers
+        self._host_lr = lr
+        self._host_hypers = hypers
         self._live.set_table(lr, hypers)
+        for device in self.devices.values():
+            device.set_table(lr, hypers)
+
+    @property
+    def lr(self) -> Tensor:
+        """The learning rates that a step reads: float64 [G], on the device of the parameters."""
+        return self._host_lr if self.device is None else self.device.lr
+
+    @property
+    def hypers(self) -> Tensor:
+        """The other hypers that a step reads: float64 [G, H]."""
+        return self._host_hypers if self.device is None else self.device.hypers
+
+    @property
+    def place(self) -> torch.device:
+        """Where the table is that counts."""
+        return torch.device("cpu") if self.device is None else self.device.place
+
+    @property
+    def host_tables(self) -> tuple[Tensor, Tensor]:
+        """``lr`` and ``hypers`` on the CPU, which :attr:`device` may be ahead of."""
+        return self._host_lr, self._host_hypers
+
+    def move_to(self, devices: dict[torch.device, DeviceTable], device: DeviceTable | None) -> None:
+        """Makes these the tables that steps read."""
+        self.pull()
+        self.sync()  # an edit that waits in a tensor must not get lost when it is tied anew
+        for place in self._links:
+            self._untie(place)
+        self.devices, self.device = devices, device
+        for table in devices.values():
+            table.set_table(self._host_lr, self._host_hypers)
+        for place, (tensor, source) in self._links.items():
+            self._tie(place, tensor, source)
+
+    def take_devices_of(self, other: GroupTable) -> None:
+        """Goes on with the devices of a table that this one replaces: graphs know their memory."""
+        devices, device = other.devices, other.device
+        if devices:
+            other.move_to({}, None)
+            self.move_to(devices, device)
+
+    def set_clock(self, completed: Tensor) -> None:
+        """From now on steps are counted there."""
+        self._completed = completed
+
+    def pull(self) -> None:
+        """Fetches what kernels have changed; waits for them."""
+        if self.device is not None:
+            self.device.pull_()
+
+    def _mark(self, index: int, column: int) -> None:
+        """Tells the devices that a number was written here."""
+        for device in self.devices.values():
+            device.mark_(index, column)
+
+    def _tie(self, place: Place, tensor: Tensor, source: Tensor | None) -> None:
+        """Keeps a tensor and an entry of the table in step, where the tensor is."""
+        self._links[place] = tensor, source
+        device = self.device
+        if device is not None and all(
+            one is None or (one.device == device.place and one.is_floating_point())
+            for one in (tensor, source)
+        ):
+            device.put(*place, tensor, source)
+        else:
+            self._has_live = True
+            self._live.put(*place, tensor, source)
+
+    def _untie(self, place: Place) -> None:
+        self._live.drop(*place)
+        if self.device is not None:
+            self.device.drop(*place)
 
     def _address(self, index: int, column: int) -> int:
         # Where the table lies may change behind the tensor, as in lr.share_memory_().
         if column == _LR:
-            return self.lr.data_ptr() + _SIZE * index
-        return self.hypers.data_ptr() + _SIZE * (index * len(self.hyper_names) + column)
+            return self._host_lr.data_ptr() + _SIZE * index
+        return self._host_hypers.data_ptr() + _SIZE * (index * len(self.hyper_names) + column)
 
     def _slot(self, index: int, column: int) -> ctypes.c_double:
         # Several times faster than indexing the tensor.
         return _double_at(self._address(index, column))
 
     def __len__(self) -> int:
-        return self.lr.numel()
+        return self._host_lr.numel()
 
     def append_row(self) -> int:
         """Adds a row of zeros for a new group and returns its index."""
+        self.pull()
+        lr, hypers = self.host_tables
         self._set_tables(
-            torch.cat([self.lr, self.lr.new_zeros(1)]),
-            torch.cat([self.hypers, self.hypers.new_zeros(1, len(self.hyper_names))]),
+            torch.cat([lr, lr.new_zeros(1)]),
+            torch.cat([hypers, hypers.new_zeros(1, len(self.hyper_names))]),
         )
         return len(self) - 1
 
@@ -185,8 +272,9 @@ class GroupTable:
                 self._given_lr.pop(index, None)
             if isinstance(one, Tensor):
                 self._put(index, column, one)
-            elif self._has_live:
-                self._live.drop(index, column)
+            elif self._links.pop((index, column), None) is not None:
+                self._untie((index, column))
+            self._mark(index, column)
             self._follow((index, column), one)
             # A schedule may give out numbers that are constants somewhere: `slot.value` is new.
             stored.append(slot.value if isinstance(one, Schedule) else one)
@@ -229,6 +317,7 @@ class GroupTable:
         """Shows the values that belong to the number of completed steps."""
         for (index, column), schedule in self.schedules.items():
             self._slot(index, column).value = self._current_value(schedule)
+            self._mark(index, column)
 
     def schedules_of(self, index: int) -> dict[str, Schedule]:
         """The schedules of a group by the names of the hypers (``"lr"``, ``"beta1"``…)."""
@@ -259,25 +348,26 @@ class GroupTable:
         return [*lrs, *sorted(others, key=lambda place: (place[1], place[0]))]
 
     def _put(self, index: int, column: int, tensor: Tensor) -> None:
-        self._has_live = True
         if column != _LR:
-            self._live.put(index, column, tensor, None)
+            self._tie((index, column), tensor, None)
             return
         # One tensor in several groups: a scheduler must be able to move each of them on its own, so
         # each gets a tensor that follows the user's until the group is written to itself.
         sharers = [other for other, given in self._given_lr.items() if given is tensor]
         self._given_lr[index] = self._lr_tensors[index] = tensor
         if not sharers:
-            self._live.put(index, _LR, tensor, None)
+            self._tie((index, _LR), tensor, None)
             return
         for other in (*sharers, index):
             if self._lr_tensors[other] is tensor:
                 self._lr_tensors[other] = tensor.detach().clone()
-                self._live.put(other, _LR, self._lr_tensors[other], tensor)
+                self._tie((other, _LR), self._lr_tensors[other], tensor)
 
     def current(self, index: int, key: str, stored: Any) -> Any:
         """What ``group[key]`` reads, given what is stored in the dict."""
         columns = self._columns[key]
+        if self.device is not None:
+            self.device.pull_()
         if self._has_live:
             self._live.sync_group_(index)
         if isinstance(columns, tuple):
@@ -288,7 +378,7 @@ class GroupTable:
         return self._moved(index, columns, stored, _double_at(self._address(index, columns)).value)
 
     def _moved(self, index: int, column: int, stored: Any, number: float) -> Any:
-        if self._has_live and isinstance(stored, Tensor):
+        if self._links and isinstance(stored, Tensor):
             return self._lr_tensors.get(index, stored) if column == _LR else stored
         # An int stays an int as long as nothing has moved it.
         value = stored if stored == number else number

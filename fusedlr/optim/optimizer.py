@@ -97,6 +97,7 @@ class FusedOptimizer(Optimizer):
     _plans: list[_backend.Plan]
     _torch_groups: list[ParamGroup]
     _planned_revision: int
+    _placed_revision: int
     _clock: Clock
     _recorders: list[Recorder]
     # Compiled schedules, by id, with the schedule that keeps the id its own.
@@ -131,13 +132,13 @@ class FusedOptimizer(Optimizer):
     def lr(self) -> Tensor:
         """The learning rates: float64 ``[num_groups]``, the very memory that a step reads.
 
-        Writing into it in place is seen by the next step, which overwrites it in groups whose lr
-        follows a schedule. Adding a group makes a new tensor.
+        It lies on the device of the parameters (on the first of several; on the CPU if some are
+        there). Writing into it in place is seen by the next step, which overwrites it in groups
+        whose lr follows a schedule. Adding a group makes a new tensor.
         """
-        if not self._groups_are_adopted():
-            self._adopt_groups()
-        self._table.sync()
-        return self._table.lr
+        table = self._placed_table()
+        table.sync()
+        return table.lr
 
     @lr.setter
     def lr(self, values: Any) -> None:
@@ -164,6 +165,18 @@ class FusedOptimizer(Optimizer):
             raise ValueError(f"completed_steps must not be negative, but got {count}")
         self._clock.completed.fill_(count)
         self._table.refresh_schedules()
+
+    def _move_clock(self, device: _backend.DeviceTable | None) -> None:
+        """Lets steps be counted on a device that runs kernels, or on the host."""
+        before = self._clock
+        clock: Any = device or (_backend.step_clock_class() or StepClock)()
+        if clock is before:
+            return
+        clock.completed.copy_(before.completed)
+        clock.skipped.copy_(before.skipped)
+        clock.found_inf = before.found_inf
+        self._clock = clock
+        self._table.set_clock(clock.completed)
 
     @property
     def skipped_steps(self) -> int:
@@ -236,7 +249,7 @@ class FusedOptimizer(Optimizer):
             self._revision = Revision()
             self._plans = []
             self._torch_groups = []
-            self._planned_revision = -1
+            self._planned_revision = self._placed_revision = -1
             self._clock = (_backend.step_clock_class() or StepClock)()
             self._recorders = []
             self._formulas = {}
@@ -254,9 +267,19 @@ class FusedOptimizer(Optimizer):
             for index, group in enumerate(groups)
         )
 
+    def _placed_table(self) -> GroupTable:
+        """The group table, with every group in it, on the device of the parameters."""
+        if not self._groups_are_adopted():
+            self._adopt_groups()
+        if self._placed_revision != self._revision.number:
+            planning.place_table(self)
+            self._placed_revision = self._revision.number
+        return self._table
+
     def _adopt_groups(self) -> None:
         """Makes every group a :class:`ParamGroup` with its row in a new group table."""
         groups = [definition_of(group) for group in self._param_groups]
+        before = self.__dict__.get("_table")
         self._table = GroupTable(
             self.hyper_names,
             _backend.live_tensors_class() or LiveTensors,
@@ -266,6 +289,8 @@ class FusedOptimizer(Optimizer):
         for index, group in enumerate(groups):
             self._table.append_row()
             self._param_groups[index] = ParamGroup(group, self._table, index, self._revision)
+        if before is not None:
+            self._table.take_devices_of(before)
         self._revision.bump()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -323,6 +348,26 @@ class FusedOptimizer(Optimizer):
             self._finish_without_plans()
         return loss
 
+    def materialize(self) -> None:
+        """Creates all that steps need, without making one: state, and the tables on the device.
+
+        For the capture of a CUDA graph without a step before it. Every parameter that requires a
+        gradient is taken to have one by then, in the parameter's dtype and layout.
+
+        Example:
+            >>> import torch, fusedlr
+            >>> param = torch.nn.Parameter(torch.ones(3))
+            >>> optimizer = fusedlr.AdamW([param])
+            >>> optimizer.materialize()
+            >>> sorted(optimizer.state[param])
+            ['exp_avg', 'exp_avg_sq', 'step']
+        """
+        self._table.sync()
+        if self._planned_revision != self._revision.number or not self._plans:
+            self._build_plans()
+        while self._plans and (obstacle := _backend.materialize_(self._plans)):
+            self._remove(obstacle)
+
     def _finish_without_plans(self) -> None:
         """Does what the plans leave to be done: the groups of torch's functions, and the clock."""
         if not self._plans:
@@ -350,8 +395,7 @@ class FusedOptimizer(Optimizer):
 
     def _build_plans(self) -> None:
         """Fills the tables that a step walks, from scratch."""
-        if not self._groups_are_adopted():
-            self._adopt_groups()
+        self._placed_table()
         self._plans, self._torch_groups = planning.build_plans(self)
         planning.configure_clock(self)
         self._planned_revision = self._revision.number
@@ -412,15 +456,16 @@ class FusedOptimizer(Optimizer):
         for group, saved in zip(self._param_groups, saved_groups, strict=True):
             checkpoint.load_group_(group, saved)
         super().__setstate__({})  # the defaults of keys that an old checkpoint lacks
-        checkpoint.load_state_(self._state, state_dict["state"], params, self._new_steps)
+        new_steps = functools.partial(planning.new_steps, self)
+        checkpoint.load_state_(self._state, state_dict["state"], params, new_steps)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
-    def _new_steps(self, count: int) -> tuple[Tensor, ...]:
-        """Step counts of `count` parameters: views of one packed tensor."""
+    def _new_steps(self, count: int, place: torch.device) -> tuple[Tensor, ...]:
+        """Step counts of `count` parameters on a device: views of one packed tensor."""
         is_fused = self.defaults.get("fused")
         dtype = torch_optimizer._get_scalar_dtype(is_fused)  # type: ignore[no-untyped-call]
-        return torch.zeros(count, dtype=dtype, device="cpu").unbind()
+        return torch.zeros(count, dtype=dtype, device=place).unbind()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,10 +28,11 @@ def build_plans(optimizer: FusedOptimizer) -> tuple[list[_backend.Plan], list[Pa
         RuntimeError: if a parameter cannot be updated, or its state does not fit it.
     """
     table = optimizer._table
-    plans: list[_backend.Plan] = []
+    # A parameter that is listed n times is updated n times, one after the other: in n plans, each
+    # of one device.
+    plans: dict[tuple[torch.device, int], _backend.Plan] = {}
     num_params = sum(len(group["params"]) for group in optimizer.param_groups)
     torch_groups: list[ParamGroup] = []
-    # A parameter that is listed n times is updated n times, one after the other: in n plans.
     occurrences: dict[int, int] = {}
     for index, group in enumerate(optimizer.param_groups):
         if lost := table.keys - group.keys():
@@ -41,25 +43,53 @@ def build_plans(optimizer: FusedOptimizer) -> tuple[list[_backend.Plan], list[Pa
         if group["differentiable"] or not all(map(_backend.can_update, group["params"])):
             torch_groups.append(group)
             continue
-        positions: dict[int, list[int]] = {}
+        positions: dict[tuple[torch.device, int], list[int]] = {}
         for position, param in enumerate(group["params"]):
             occurrence = occurrences.get(id(param), 0)
             occurrences[id(param)] = occurrence + 1
-            positions.setdefault(occurrence, []).append(position)
-        for occurrence, chosen in positions.items():
-            if occurrence == len(plans):
-                capacity = 0 if plans else num_params
-                plans.append(
-                    _backend.new_plan(
-                        optimizer.param_groups,
-                        table.lr,
-                        table.hypers,
-                        optimizer.sparse_error,
-                        capacity,
-                    )
+            positions.setdefault((param.device, occurrence), []).append(position)
+        for key, chosen in positions.items():
+            if key not in plans:
+                plans[key] = _backend.new_plan(
+                    optimizer.param_groups,
+                    table.host_tables,
+                    optimizer.sparse_error,
+                    0 if plans else num_params,
+                    key[0],
+                    table.devices.get(key[0]),
                 )
-            _add_params(optimizer, plans[occurrence], index, chosen)
-    return plans, torch_groups
+            _add_params(optimizer, plans[key], index, chosen)
+    return in_order_of_steps(optimizer, plans), torch_groups
+
+
+def in_order_of_steps(
+    optimizer: FusedOptimizer, plans: dict[tuple[torch.device, int], _backend.Plan]
+) -> list[_backend.Plan]:
+    """The plans of the device whose group table counts first; devices one after the other."""
+    places = list(optimizer._table.devices)
+    order = sorted(
+        plans, key=lambda key: (places.index(key[0]) if key[0] in places else -1, key[1])
+    )
+    return [plans[key] for key in order]
+
+
+def place_table(optimizer: FusedOptimizer) -> None:
+    """Puts the group table and the clock where the steps need them."""
+    table = optimizer._table
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    updated = {param.device: None for param in params if _backend.can_update(param)}
+    places = [place for place in updated if _backend.runs_kernels(place)]
+    # The first device has the numbers that count, unless the host steps some parameters itself.
+    has_primary = bool(places) and len(places) == len(updated)
+    if places == list(table.devices) and has_primary == (table.device is not None):
+        return
+    devices = {
+        place: table.devices.get(place) or _backend.new_device_table(place, *table.host_tables)
+        for place in places
+    }
+    table.move_to(devices, devices[places[0]] if has_primary else None)
+    optimizer._move_clock(table.device)
+    optimizer._revision.bump()
 
 
 def _add_params(
@@ -88,16 +118,32 @@ def _complete_state(
         return None
     if not optimizer.step_is_visible:
         if state.completed_steps is None:  # the buffers come from outside: they have been used
-            state.completed_steps = torch.ones((), dtype=torch.float32, device="cpu")
+            state.completed_steps = optimizer._new_steps(1, step_place(param))[0].fill_(1)
+        state.completed_steps = state.completed_steps.to(step_place(param))
         return state.completed_steps, buffers
     step = state.get("step")
     if step is None:
         return None
     if not isinstance(step, Tensor) or not step.is_floating_point():
         count = float(step)
-        step = optimizer._new_steps(1)[0].fill_(count)
+        step = optimizer._new_steps(1, step_place(param))[0].fill_(count)
+        state.set_unnoticed("step", step)
+    elif step.device != step_place(param):
+        step = step.to(step_place(param))
         state.set_unnoticed("step", step)
     return step, buffers
+
+
+def new_steps(optimizer: FusedOptimizer, params: Sequence[Tensor]) -> Iterator[Tensor]:
+    """A step count of 0 for each parameter, where it must be: views of one tensor per device."""
+    places = [step_place(param) for param in params]
+    steps = {place: iter(optimizer._new_steps(places.count(place), place)) for place in set(places)}
+    return (next(steps[place]) for place in places)
+
+
+def step_place(param: Tensor) -> torch.device:
+    """Where the step count of a parameter must be."""
+    return param.device if _backend.can_update(param) else torch.device("cpu")
 
 
 def configure_clock(optimizer: FusedOptimizer) -> None:
@@ -113,9 +159,10 @@ def configure_clock(optimizer: FusedOptimizer) -> None:
     }
     for recorder in optimizer._recorders:
         recorder.fit(table)
-    optimizer._clock.configure(
-        table.lr,
-        table.hypers,
+    clock: Any = optimizer._clock
+    if table.device is None:
+        clock.set_table(*table.host_tables)
+    clock.configure(
         [(optimizer._formulas[key][1], filled) for key, filled in places.items()],
         [recorder.record(table) for recorder in optimizer._recorders],
     )
@@ -132,7 +179,7 @@ def _formula_of(schedule: Schedule) -> Any:
 def create_missing_state(optimizer: FusedOptimizer, plan: _backend.Plan) -> None:
     """Creates the state of the parameters that have a gradient for the first time."""
     missing = plan.missing
-    steps = optimizer._new_steps(len(missing))
+    steps = optimizer._new_steps(len(missing), plan.place)
     for (row, index, position), step in zip(missing, steps, strict=True):
         group = optimizer.param_groups[index]
         param = group["params"][position]

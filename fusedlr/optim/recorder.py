@@ -26,11 +26,11 @@ class Recorder:
         #: Their names: ``lr[0]`` is the lr of group 0.
         self.names: list[str] = []
         # The rows, and behind them the number of rows ever written: one copy reads both.
-        self.memory = self._new_memory()
+        self.memory = self._new_memory(torch.device("cpu"))
 
-    def _new_memory(self) -> Tensor:
+    def _new_memory(self, place: torch.device) -> Tensor:
         size = self.capacity * (len(COUNTERS) + len(self.places)) + 1
-        memory = torch.full((size,), torch.nan, dtype=torch.float64, device="cpu")
+        memory = torch.full((size,), torch.nan, dtype=torch.float64, device=place)
         memory[-1] = 0
         return memory
 
@@ -40,8 +40,11 @@ class Recorder:
     def fit(self, table: GroupTable) -> None:
         """Adds columns for groups and schedules that are new; earlier rows have NaN there.
 
-        What has a column keeps it, and is recorded as long as its group is there.
+        What has a column keeps it, and is recorded as long as its group is there. The memory is
+        where the table is.
         """
+        place = table.place
+        self.memory = self.memory.to(place)
         known = set(self.places)
         new = [place for place in table.places_to_record() if place not in known]
         if not new:
@@ -50,7 +53,7 @@ class Recorder:
         earlier = self._rows_of(before)
         self.places.extend(new)
         self.names.extend(f"{table.name_of(place)}[{place[0]}]" for place in new)
-        self.memory = self._new_memory()
+        self.memory = self._new_memory(place)
         self._rows_of(self.memory)[:, : earlier.shape[1]] = earlier
         self.memory[-1] = before[-1]
 

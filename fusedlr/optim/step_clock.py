@@ -27,7 +27,7 @@ class Clock(Protocol):
     is_skipped: bool
     ends_with_plans: bool
 
-    def configure(self, lr: Tensor, hypers: Tensor, schedules: Any, records: Any) -> None: ...
+    def configure(self, schedules: Any, records: Any) -> None: ...
     def begin_(self) -> None: ...
     def finish_(self) -> None: ...
 
@@ -44,14 +44,10 @@ class StepClock:
         self._schedules: Sequence[ScheduledPlaces] = ()
         self._records: Sequence[Record] = ()
 
-    def configure(
-        self,
-        lr: Tensor,
-        hypers: Tensor,
-        schedules: Sequence[ScheduledPlaces],
-        records: Sequence[Record],
-    ) -> None:
+    def set_table(self, lr: Tensor, hypers: Tensor) -> None:
         self._lr, self._hypers = lr, hypers
+
+    def configure(self, schedules: Sequence[ScheduledPlaces], records: Sequence[Record]) -> None:
         self._schedules, self._records = schedules, records
 
     def _slot(self, place: Place) -> Tensor:
