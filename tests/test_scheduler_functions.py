@@ -205,6 +205,57 @@ def test_a_function_that_remembers_is_called_once_a_step_for_the_groups_it_serve
     assert ours[1] == theirs[1]
 
 
+@pytest.mark.parametrize("last", ["alone", "second of two"])
+@each_class
+def test_a_function_that_remembers_is_called_when_torch_calls_it(scheduler, last):
+    """From construction on: where torch keeps the lr without a call, a call would be one too many.
+
+    With one group, for which torch calls the function once.
+    """
+
+    def calls(library):
+        seen_by_function = []
+
+        def function(epoch):
+            seen_by_function.append(epoch)
+            return 1 / (1 + len(seen_by_function))
+
+        optimizer = make_optimizer(library, num_groups=1)
+        built = scheduler.class_in(library)(optimizer, function)
+        if last == "second of two":
+            first = library.lr_scheduler.ConstantLR(optimizer, 0.5, 2)
+            built = library.lr_scheduler.SequentialLR(optimizer, [first, built], [3])
+        went_through = [lrs(optimizer)]
+        for _ in range(6):
+            optimizer.step()
+            built.step()
+            went_through.append(lrs(optimizer))
+        return exact(seen_by_function), went_through
+
+    ours, theirs = map(calls, SIDES)
+    assert len(theirs[0][1]) > 3
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("text", ["1 / epoch", "1 / int(str(epoch))"])
+@each_class
+def test_a_function_needs_a_value_at_epoch_0_only_where_torch_needs_it(scheduler, text):
+    def run(library):
+        optimizer = make_optimizer(library)
+        try:
+            built = scheduler.class_in(library)(optimizer, eval(f"lambda epoch: {text}"))
+        except ZeroDivisionError as error:
+            return str(error)
+        went_through = []
+        for _ in range(4):
+            optimizer.step()
+            built.step()
+            went_through.append(lrs(optimizer))
+        return went_through
+
+    assert run(fusedlr) == run(torch.optim)
+
+
 @each_class
 def test_a_function_sees_the_scheduler_as_torchs_functions_do(scheduler):
     def calls(library):
