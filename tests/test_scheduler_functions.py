@@ -358,6 +358,13 @@ def test_a_function_of_a_known_horizon_gives_the_bits_of_torch_without_a_warning
             assert lrs(ours) == lrs(theirs)
 
 
+@pytest.mark.parametrize("total_steps", [0, -1, 10.0, "10"])
+@each_class
+def test_a_horizon_that_is_no_number_of_steps_is_refused(scheduler, total_steps):
+    with pytest.raises(ValueError, match=f"positive integer total_steps, but got {total_steps!r}"):
+        scheduler.ours(make_optimizer(fusedlr), with_loop, total_steps=total_steps)
+
+
 @pytest.mark.parametrize("library", SIDES, ids=lambda library: library.__name__)
 @each_class
 def test_callable_objects_are_saved_and_functions_are_not(scheduler, library):
