@@ -18,17 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+def _nothing_to_detach() -> None:
+    """What detaches a copy, which no optimizer knows."""
+
+
 class History:
     """Records each step of an optimizer, in a ring buffer that the step itself writes.
 
     A row has the number of completed steps when the step began (what schedules are called with),
     how many steps were skipped so far (:attr:`~fusedlr.FusedOptimizer.found_inf`; a skipped step
-    has a row, too), the lr of every group, and every other hyper that follows a schedule in any
-    group. Recording needs no Python and no reading from the device; reading is one copy.
+    has a row, too), the lr of every group, and every other hyper of a group that follows a schedule
+    of :mod:`fusedlr.schedules`; the momentum that a scheduler such as OneCycleLR moves is not one.
+    Recording needs no Python and no reading from the device; reading is one copy.
 
     Groups and schedules that come later get columns of their own, with NaN in the rows before. A
     record belongs to this object: it is not part of the optimizer's state, and copies and pickles
-    of the optimizer record nothing.
+    of the optimizer record nothing. A copy or a pickle of the record keeps what there was.
 
     Args:
         optimizer: a fused optimizer.
@@ -133,6 +138,9 @@ class History:
     def detach(self) -> None:
         """Ends the recording; what was recorded stays."""
         self._detach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_recorder": self._recorder, "_detach": _nothing_to_detach}
 
     def __enter__(self) -> History:
         return self

@@ -244,6 +244,21 @@ def test_what_was_read_is_a_copy(case):
 
 
 @each_optimizer
+def test_copies_and_pickles_of_a_record_keep_what_there_was(case):
+    optimizer = make(case, lr=RAMP)
+    history = fusedlr.History(optimizer, capacity=2)
+    run(optimizer, 3)
+    before = history.to_dict()
+    copies = copy.deepcopy(history), pickle.loads(pickle.dumps(history))
+    for copied in copies:
+        copied.detach()
+    run(optimizer, 1)
+    assert all(copied.to_dict() == before for copied in copies)
+    assert before["step"] == [1, 2]
+    assert history.to_dict()["step"] == [2, 3]
+
+
+@each_optimizer
 def test_copies_and_checkpoints_of_an_optimizer_record_nothing(case):
     optimizer = make(case, lr=RAMP)
     history = fusedlr.History(optimizer, capacity=10)

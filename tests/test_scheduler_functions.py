@@ -205,6 +205,57 @@ def test_a_function_that_remembers_is_called_once_a_step_for_the_groups_it_serve
     assert ours[1] == theirs[1]
 
 
+@pytest.mark.parametrize("last", ["alone", "second of two"])
+@each_class
+def test_a_function_that_remembers_is_called_when_torch_calls_it(scheduler, last):
+    """From construction on: where torch keeps the lr without a call, a call would be one too many.
+
+    With one group, for which torch calls the function once.
+    """
+
+    def calls(library):
+        seen_by_function = []
+
+        def function(epoch):
+            seen_by_function.append(epoch)
+            return 1 / (1 + len(seen_by_function))
+
+        optimizer = make_optimizer(library, num_groups=1)
+        built = scheduler.class_in(library)(optimizer, function)
+        if last == "second of two":
+            first = library.lr_scheduler.ConstantLR(optimizer, 0.5, 2)
+            built = library.lr_scheduler.SequentialLR(optimizer, [first, built], [3])
+        went_through = [lrs(optimizer)]
+        for _ in range(6):
+            optimizer.step()
+            built.step()
+            went_through.append(lrs(optimizer))
+        return exact(seen_by_function), went_through
+
+    ours, theirs = map(calls, SIDES)
+    assert len(theirs[0][1]) > 3
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("text", ["1 / epoch", "1 / int(str(epoch))"])
+@each_class
+def test_a_function_needs_a_value_at_epoch_0_only_where_torch_needs_it(scheduler, text):
+    def run(library):
+        optimizer = make_optimizer(library)
+        try:
+            built = scheduler.class_in(library)(optimizer, eval(f"lambda epoch: {text}"))
+        except ZeroDivisionError as error:
+            return str(error)
+        went_through = []
+        for _ in range(4):
+            optimizer.step()
+            built.step()
+            went_through.append(lrs(optimizer))
+        return went_through
+
+    assert run(fusedlr) == run(torch.optim)
+
+
 @each_class
 def test_a_function_sees_the_scheduler_as_torchs_functions_do(scheduler):
     def calls(library):
@@ -305,6 +356,13 @@ def test_a_function_of_a_known_horizon_gives_the_bits_of_torch_without_a_warning
             our_scheduler.step()
             their_scheduler.step()
             assert lrs(ours) == lrs(theirs)
+
+
+@pytest.mark.parametrize("total_steps", [0, -1, 10.0, "10"])
+@each_class
+def test_a_horizon_that_is_no_number_of_steps_is_refused(scheduler, total_steps):
+    with pytest.raises(ValueError, match=f"positive integer total_steps, but got {total_steps!r}"):
+        scheduler.ours(make_optimizer(fusedlr), with_loop, total_steps=total_steps)
 
 
 @pytest.mark.parametrize("library", SIDES, ids=lambda library: library.__name__)

@@ -21,6 +21,8 @@ def optimizer_with(**hypers):
         (lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 3), "lr"),
         (lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch), "lr"),
         (lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), "lr"),
+        (lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.1, 1.0), "lr"),
+        (lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9), "lr"),
         (lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.1, 1.0), "momentum"),
         (lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9), "momentum"),
     ],
@@ -33,6 +35,9 @@ def test_a_scheduler_refuses_what_follows_a_schedule(build, name):
         with pytest.raises(ValueError, match=re.escape(expected)):
             build(optimizer)
         assert optimizer.param_groups[0].schedules.keys() == {name}
+        # After the repair that the message proposes, a scheduler starts from that number.
+        optimizer.param_groups[0]["lr"] = 0.25
+        assert lr_scheduler.LambdaLR(optimizer, lambda epoch: 2.0).get_last_lr() == [0.5]
     else:  # torch writes the first momentum as a number, which ends the schedule
         build(optimizer)
         assert not optimizer.param_groups[0].schedules

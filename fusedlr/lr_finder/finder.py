@@ -53,8 +53,10 @@ class LRFinder:
     copy of the optimizer over the same parameters, which begins with the optimizer's state and
     hypers and is dropped afterwards: state, hypers, schedules and clock of the optimizer itself
     are never touched, and no scheduler moves. Random numbers come back as well: torch's (also those
-    of a generator given to a ``DataLoader``), Python's, and NumPy's if it is loaded. Meanwhile this
-    takes the memory of a second copy of parameters, buffers and optimizer state.
+    of a generator given to a ``DataLoader``), Python's, and NumPy's if it is loaded. Out of reach
+    are those that the workers of a ``DataLoader`` with ``persistent_workers=True`` have drawn in
+    their processes. Meanwhile this takes the memory of a second copy of parameters, buffers and
+    optimizer state.
 
     The step pre-hooks of the optimizer run, as they may clip gradients. Its post-hooks do not: an
     average of the weights, or a log, is not to see the test.

@@ -11,7 +11,11 @@ import torch
 from torch.optim import Optimizer
 
 from fusedlr import _backend
-from fusedlr.lr_scheduler.device_scheduler import EpochScheduler, nonzero
+from fusedlr.lr_scheduler.device_scheduler import (
+    EpochScheduler,
+    nonzero,
+    refuse_scheduled_groups,
+)
 from fusedlr.lr_scheduler.step_functions import StepFunctions
 from fusedlr.optim.group_table import GroupTable
 
@@ -46,8 +50,8 @@ class CyclicLR(EpochScheduler, torch.optim.lr_scheduler.CyclicLR):
 
     Raises:
         ValueError: if a list has another length than the groups, the mode is unknown, the
-            optimizer has no momentum to cycle, or ``step_size_up`` is 0 (torch:
-            ZeroDivisionError, after the lr has been overwritten).
+            optimizer has no momentum to cycle, ``step_size_up`` is 0 (torch: ZeroDivisionError,
+            after the lr has been overwritten), or the lr of a group is a schedule.
 
     Example:
         >>> import torch, fusedlr
@@ -94,6 +98,8 @@ class CyclicLR(EpochScheduler, torch.optim.lr_scheduler.CyclicLR):
         last_epoch: int = -1,
     ) -> None:
         nonzero("step_size_up", step_size_up)
+        if isinstance(optimizer, Optimizer):  # torch's constructor begins with writing the lr
+            refuse_scheduled_groups(optimizer, "lr")
         super().__init__(
             optimizer,
             base_lr,

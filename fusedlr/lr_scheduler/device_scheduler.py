@@ -260,7 +260,14 @@ class EpochScheduler(DeviceScheduler):
     """A scheduler whose lr depends on the epoch."""
 
     def _initial_step(self) -> None:
-        refuse_scheduled_groups(self.optimizer, "lr", self._momentum_name())
+        try:
+            refuse_scheduled_groups(self.optimizer, "lr", self._momentum_name())
+        except ValueError:
+            # The constructor of torch has noted the lr already: another scheduler would go by that.
+            for group in self.optimizer.param_groups:
+                if "lr" in getattr(group, "schedules", {}):
+                    group.pop("initial_lr", None)
+            raise
         super()._initial_step()
 
     def step(self, epoch: Any = None) -> None:

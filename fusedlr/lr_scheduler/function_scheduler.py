@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, ClassVar
 
 from fusedlr import _backend
@@ -11,7 +12,10 @@ from fusedlr.lr_scheduler.step_functions import StepFunctions
 
 
 class FunctionScheduler(EpochScheduler):
-    """Comes before the torch class, which takes ``(optimizer, lr_lambda, last_epoch)``."""
+    """Comes before the torch class, which takes ``(optimizer, lr_lambda, last_epoch)``.
+
+    Each class has a constructor of its own, because Python's errors about arguments name its class.
+    """
 
     _own_fields: ClassVar[tuple[str, ...]] = (*EpochScheduler._own_fields, "_step_functions")
 
@@ -19,11 +23,12 @@ class FunctionScheduler(EpochScheduler):
     _step_functions: StepFunctions | None = None
     _total_steps: int | None = None
 
-    def _set_horizon(self, total_steps: int | None) -> None:
-        if total_steps is not None and total_steps <= 0:
-            raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
-        if total_steps is not None:
-            self._total_steps = total_steps
+    def _set_horizon(self, total_steps: Any) -> None:
+        if total_steps is None:
+            return
+        if not isinstance(total_steps, Integral) or total_steps <= 0:
+            raise ValueError(f"Expected positive integer total_steps, but got {total_steps!r}")
+        self._total_steps = int(total_steps)
 
     def _functions(self) -> StepFunctions:
         functions = self._step_functions

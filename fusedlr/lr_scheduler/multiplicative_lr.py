@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from fusedlr import _backend
 from fusedlr.lr_scheduler.function_scheduler import FunctionScheduler
 
 
@@ -58,3 +60,7 @@ class MultiplicativeLR(FunctionScheduler, torch.optim.lr_scheduler.Multiplicativ
     ) -> None:
         self._set_horizon(total_steps)
         super().__init__(optimizer, lr_lambda, last_epoch)
+
+    def _call_functions(self, node: _backend.SchedulerNode, epoch: Any) -> bool:
+        # Construction keeps the lr: a function need not have a value there, and is not to count it.
+        return self._is_initial or super()._call_functions(node, epoch)

@@ -152,7 +152,7 @@ class FusedOptimizer(Optimizer):
         """How many steps were completed; schedules go by it: the first step uses their value at 0.
 
         A step counts also if no parameter had a gradient; one that raised or was skipped does not.
-        Set it to go on somewhere else.
+        A state dict has it only if there are schedules. Set it to go on somewhere else.
 
         Raises:
             ValueError: if it is set to a negative number.
