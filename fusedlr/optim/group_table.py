@@ -137,7 +137,9 @@ class GroupTable:
         for table in devices.values():
             table.set_table(self._host_lr, self._host_hypers)
         for place, (tensor, source) in self._links.items():
-            self._tie(place, tensor, source)
+            # Who went his own way differs from the tensor that he followed.
+            still_follows = source is not None and source.item() == tensor.item()
+            self._tie(place, tensor, source if still_follows else None)
 
     def take_devices_of(self, other: GroupTable) -> None:
         """Goes on with the devices of a table that this one replaces: graphs know their memory."""
