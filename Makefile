@@ -21,7 +21,7 @@ BUILT := $(VENV)/.built
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env build demo finder test bench bench-schedulers lint clean
+.PHONY: help env build cuda-build demo finder test bench bench-schedulers lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ help: ## list the commands
 env: $(addprefix $(VENV)/.ready-,build demo test bench lint) ## create .venv with everything that the commands need
 
 build: $(BUILT) ## compile the extension in place, if its sources changed
+
+cuda-build: ## compile it with its CUDA engine too, in an environment of its own (needs nvcc, no GPU)
+	@PYTHON='$(PYTHON)' scripts/cuda_build.sh
 
 demo: $(BUILT) $(VENV)/.ready-demo ## train a small GPT with torch.optim and with fusedlr, and compare
 	$(VENV)/bin/python examples/demo.py $(ARGS)

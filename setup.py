@@ -38,6 +38,7 @@ NVCC_FLAGS = [
     "-O3",
     "--fmad=false",  # the same bits as on the CPU
     "--expt-relaxed-constexpr",  # numeric_limits in device code
+    "--Werror=all-warnings",
     *(f"-Xcompiler={flag}" for flag in SHARED_CXX_FLAGS),
 ]
 

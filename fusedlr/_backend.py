@@ -111,8 +111,10 @@ def backend_info() -> dict[str, Any]:
 
     Returns:
         A dict with the versions of fusedlr and torch, the path of the compiled extension (or why it
-        is missing), the instruction set that its loops use, the number of threads, and under
-        ``"devices"`` for each device type of this machine the engine and the reason.
+        is missing), the instruction set that its loops use, the number of threads, under
+        ``"devices"`` for each device type of this machine the engine and the reason, under
+        ``"built_for"`` the device types that kernels were compiled for, and under ``"not_built"``
+        what was not, and why.
 
     Example:
         >>> import fusedlr
@@ -122,8 +124,9 @@ def backend_info() -> dict[str, Any]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device_types = ["cpu"] + ([accelerator.type] if accelerator is not None else [])
     engines = {device_type: engine_for(device_type) for device_type in device_types}
+    built_for = extension.kernel_devices() if extension is not None else []
     not_built = {"triton": "this version has no Triton engine"}
-    if extension is None or "cuda" not in extension.kernel_devices():
+    if "cuda" not in built_for:
         not_built["cuda"] = _WITHOUT_CUDA if extension is not None else str(_extension_error)
     return {
         "fusedlr": _version.__version__,
@@ -136,6 +139,7 @@ def backend_info() -> dict[str, Any]:
             device_type: {"engine": engine, "reason": reason}
             for device_type, (engine, reason) in engines.items()
         },
+        "built_for": built_for,
         "not_built": not_built,
     }
 

@@ -32,6 +32,8 @@ def test_backend_info_tells_what_serves_the_cpu_and_why():
     assert info["threads"] == torch.get_num_threads()
     assert info["devices"]["cpu"]["engine"] == "cpu"
     assert info["simd"] in info["devices"]["cpu"]["reason"]
+    assert "cpu" in info["built_for"]
+    assert set(info["built_for"]).isdisjoint(info["not_built"])
     assert all(info["not_built"].values())
     json.dumps(info)
 

@@ -1,10 +1,8 @@
 """The arithmetic that all engines share: equal bits on every instruction set, torch's rounding."""
 
-import ast
 import ctypes
 import math
 import os
-import shlex
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -13,39 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.cpp_extension import get_cxx_compiler
 
-ROOT = Path(__file__).parent.parent
-NATIVE = Path(__file__).parent / "native"
-
-
-def list_in_setup(name):
-    """A list of string constants in setup.py: what the extension itself is compiled with."""
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == name:
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"setup.py has no list {name}")
-
-
-def start_compiler(source, output, *flags):
-    command = [
-        *shlex.split(get_cxx_compiler()),
-        "-std=c++17",
-        "-O3",
-        *list_in_setup("SHARED_CXX_FLAGS"),
-        f"-I{ROOT / 'csrc'}",
-        *flags,
-        source,
-        "-o",
-        output,
-    ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def finish(compiler):
-    _, messages = compiler.communicate()
-    assert compiler.returncode == 0, messages
-
+from compiling import NATIVE, compile_library, finish, start_compiler
 
 # Instruction sets
 
@@ -92,9 +59,7 @@ def test_every_instruction_set_of_this_processor_gives_the_same_bits(tmp_path):
 
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory):
-    library = tmp_path_factory.mktemp("native") / "math_functions.so"
-    visible = "-fvisibility=default"
-    finish(start_compiler(NATIVE / "math_functions.cpp", library, visible, "-shared", "-fPIC"))
+    library = compile_library(NATIVE / "math_functions.cpp", tmp_path_factory.mktemp("native"))
     functions = ctypes.CDLL(os.fspath(library))
     functions.power.argtypes = [ctypes.c_double, ctypes.c_int64]
     functions.modulo.argtypes = [ctypes.c_double, ctypes.c_double]

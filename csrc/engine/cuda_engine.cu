@@ -6,9 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/cuda_launch.cuh"
 #include "engine/kernel_dispatch.h"
-#include "engine/kernel_prologue.h"
-#include "engine/kernel_schedule.h"
 #include "engine/kernel_update.h"
 #include "engine/kernel_writes.h"
 #include "engine/tuning.h"
@@ -16,22 +15,9 @@
 namespace fusedlr::cuda {
 namespace {
 
-// Kernels
-
 template <class Body, class Args>
 __global__ void __launch_bounds__(kWriteThreads) write_kernel(const __grid_constant__ Args args) {
   Body::run(args, blockIdx.x * kWriteThreads + threadIdx.x, gridDim.x * kWriteThreads);
-}
-
-// A body whose threads meet at the end of each phase, in one block; see kernel_walk.h.
-template <class Body>
-__global__ void __launch_bounds__(kPhasedThreads)
-    phased_kernel(const __grid_constant__ typename Body::Args args) {
-#pragma unroll
-  for (int phase = 0; phase < Body::kPhases; ++phase) {
-    if (phase > 0) __syncthreads();
-    Body::run(phase, args, threadIdx.x, kPhasedThreads);
-  }
 }
 
 template <class Rule, Storage kStorage>
@@ -39,31 +25,6 @@ __global__ void __launch_bounds__(kUpdateThreads,
                                   kStorage == Storage::any ? kAnyUpdateBlocks : kUpdateBlocks)
     update_kernel(const __grid_constant__ UpdateArgs args) {
   Update<Rule, kStorage>::run(args, blockIdx.x, gridDim.x, threadIdx.x, kUpdateThreads);
-}
-
-// Errors
-
-[[noreturn]] void fail(const std::string& what, cudaError_t error) {
-  const bool is_for_other_gpus = error == cudaErrorNoKernelImageForDevice ||
-                                 error == cudaErrorInvalidDeviceFunction ||
-                                 error == cudaErrorUnsupportedPtxVersion;
-  const char* hint = is_for_other_gpus
-                         ? "the extension was built for other GPUs; build it again with "
-                           "TORCH_CUDA_ARCH_LIST set to the compute capability of this one"
-                         : "an earlier kernel may be to blame; CUDA_LAUNCH_BLOCKING=1 shows which";
-  throw std::runtime_error("fusedlr could not " + what + ": " + cudaGetErrorString(error) + " (" +
-                           hint + ")");
-}
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  cudaGetLastError();  // forget it: the next one to ask would take it for his own
-  fail(what, error);
-}
-
-void check_launch(const char* name) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) fail(std::string("launch the ") + name, error);
 }
 
 // Kernels whose arguments are what they write
@@ -94,14 +55,6 @@ void launch_write_in_pieces(const Args& args, cudaStream_t stream) {
     const int piece_size = std::min(Body::kSmall, size - begin);
     launch_write<Body>(Body::template piece<Body::kSmall>(args, begin, piece_size), stream);
   }
-}
-
-// Kernels of one block
-
-template <class Body>
-void launch_phases(const typename Body::Args& args, cudaStream_t stream) {
-  phased_kernel<Body><<<1, kPhasedThreads, 0, stream>>>(args);
-  check_launch(Body::kName);
 }
 
 // Updates
@@ -139,15 +92,24 @@ int resident_blocks(int rule, Storage storage) {
   return blocks;
 }
 
-template <class... Args>
-void load(void (*kernel)(Args...)) {
-  cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, kernel), "load a kernel");
-}
-
 }  // namespace
 
+void check(cudaError_t error, const std::string& what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgets it, or the next one to ask would take it for its own
+  const bool is_for_other_gpus = error == cudaErrorNoKernelImageForDevice ||
+                                 error == cudaErrorInvalidDeviceFunction ||
+                                 error == cudaErrorUnsupportedPtxVersion;
+  const char* hint = is_for_other_gpus
+                         ? "the extension was built for other GPUs; build it again with "
+                           "TORCH_CUDA_ARCH_LIST set to the compute capability of this one"
+                         : "an earlier kernel may be to blame; CUDA_LAUNCH_BLOCKING=1 shows which";
+  throw std::runtime_error("fusedlr could not " + what + ": " + cudaGetErrorString(error) + " (" +
+                           hint + ")");
+}
+
 void load_kernels() {
+  load_phases();
   load(&write_kernel<CopyBytes, CopyBytesArgsOf<CopyBytes::kSmall>>);
   load(&write_kernel<WriteNumbers, WriteNumbersArgsOf<WriteNumbers::kSmall>>);
   load(&write_kernel<SetGrads, SetGradsArgsOf<SetGrads::kSmall>>);
@@ -156,8 +118,6 @@ void load_kernels() {
     load(&write_kernel<WriteNumbers, WriteNumbersArgs>);
     load(&write_kernel<SetGrads, SetGradsArgs>);
   }
-  load(&phased_kernel<Prologue>);
-  load(&phased_kernel<ScheduleKernel>);
   for (int rule = 0; rule < kNumRules; ++rule) {
     for (int storage = 0; storage < kNumStorages; ++storage) {
       resident_blocks(rule, static_cast<Storage>(storage));
@@ -177,10 +137,6 @@ void launch(const SetGradsArgs& args, cudaStream_t stream) {
   launch_write_in_pieces<SetGrads>(args, stream);
 }
 
-void launch(const PrologueArgs& args, cudaStream_t stream) {
-  launch_phases<Prologue>(args, stream);
-}
-
 void launch(const UpdateArgs& args, int rule, Storage storage, cudaStream_t stream) {
   if (args.num_chunks == 0) return;
   const auto blocks =
@@ -188,10 +144,6 @@ void launch(const UpdateArgs& args, int rule, Storage storage, cudaStream_t stre
   const UpdateKernel entry = UpdateKernels::find(rule, storage);
   entry.kernel<<<blocks, kUpdateThreads, 0, stream>>>(args);
   check_launch(entry.name);
-}
-
-void launch(const ScheduleArgs& args, cudaStream_t stream) {
-  launch_phases<ScheduleKernel>(args, stream);
 }
 
 }  // namespace fusedlr::cuda

@@ -8,16 +8,6 @@
 
 namespace fusedlr {
 
-// Registers cannot be indexed at run time: a loop over an array in registers is unrolled. And a
-// loop over memory is not, beyond what it says itself: that would take registers for no gain.
-#ifdef __CUDA_ARCH__
-#define FUSEDLR_UNROLL _Pragma("unroll")
-#define FUSEDLR_NO_UNROLL _Pragma("unroll 1")
-#else
-#define FUSEDLR_UNROLL
-#define FUSEDLR_NO_UNROLL
-#endif
-
 constexpr int kVectorBytes = 16;
 
 template <int kBytes>
@@ -32,21 +22,28 @@ class alignas(kVectorBytes) Vector {
  public:
   static constexpr int kSize = kVectorBytes / sizeof(Element);
 
-  // `from` and `to` are aligned to kVectorBytes. (A device copies byte by byte in memcpy; a host
-  // may not look at elements as if they were words.)
+  // `from` and `to` are aligned to kVectorBytes. (On a device in its own words: a compiler does not
+  // always see that four loads are one.)
   static FUSEDLR_HOST_DEVICE Vector load(const Element* from) {
-#ifdef __CUDA_ARCH__
-    return *reinterpret_cast<const Vector*>(from);
-#else
     Vector vector;
+#ifdef __CUDA_ARCH__
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(vector.words_[0]), "=r"(vector.words_[1]), "=r"(vector.words_[2]),
+                   "=r"(vector.words_[3])
+                 : "l"(__cvta_generic_to_global(from)));
+#else
     memcpy(vector.words_, from, sizeof(vector));
-    return vector;
 #endif
+    return vector;
   }
 
   FUSEDLR_HOST_DEVICE void store(Element* to) const {
 #ifdef __CUDA_ARCH__
-    *reinterpret_cast<Vector*>(to) = *this;
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(__cvta_generic_to_global(to)), "r"(words_[0]), "r"(words_[1]),
+                   "r"(words_[2]), "r"(words_[3])
+                 : "memory");
 #else
     memcpy(to, words_, sizeof(*this));
 #endif

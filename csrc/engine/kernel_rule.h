@@ -5,8 +5,8 @@
 #include <cstring>
 #include <utility>
 
-#include "engine/kernel_memory.h"
 #include "engine/plan_tables.h"
+#include "engine/unroll.h"
 #include "math/host_device.h"
 #include "math/rules.h"
 

@@ -7,8 +7,8 @@
 
 #include <cstdint>
 
-#include "engine/kernel_memory.h"
 #include "engine/plan_tables.h"
+#include "engine/unroll.h"
 #include "math/expression.h"
 #include "math/host_device.h"
 #include "math/schedule.h"

@@ -8,6 +8,7 @@
 #include "engine/kernel_update_any.h"
 #include "engine/kernel_update_uniform.h"
 #include "engine/tuning.h"
+#include "engine/unroll.h"
 #include "math/host_device.h"
 #include "math/storage.h"
 

@@ -9,6 +9,7 @@
 #include "engine/kernel_rule.h"
 #include "engine/kernel_tables.h"
 #include "engine/tuning.h"
+#include "engine/unroll.h"
 #include "math/host_device.h"
 #include "math/storage.h"
 

@@ -7,6 +7,7 @@
 #include "engine/kernel_rule.h"
 #include "engine/plan_tables.h"
 #include "engine/tuning.h"
+#include "engine/unroll.h"
 #include "math/host_device.h"
 #include "math/storage.h"
 

@@ -17,6 +17,7 @@ void walk(const Args& args) {
 
 // A body whose threads meet at the end of each phase, in one block:
 //   using Args
+//   static constexpr const char* kName
 //   static constexpr int kPhases
 //   static void run(int phase, const Args&, int thread, int num_threads)
 template <class Body>

@@ -13,7 +13,7 @@
 namespace fusedlr {
 
 struct CopyBytes {
-  static constexpr const char* kName = "copy of bytes";
+  static constexpr const char* kName = "copy_bytes";
   static constexpr int kSmall = kMaxBytes / kSmallShare;
 
   template <class Args>
@@ -40,7 +40,7 @@ struct CopyBytes {
 };
 
 struct WriteNumbers {
-  static constexpr const char* kName = "write of numbers";
+  static constexpr const char* kName = "write_numbers";
   static constexpr int kSmall = kMaxNumbers / kSmallShare;
 
   template <class Args>
@@ -67,7 +67,7 @@ struct WriteNumbers {
 };
 
 struct SetGrads {
-  static constexpr const char* kName = "write of gradient pointers";
+  static constexpr const char* kName = "set_grads";
   static constexpr int kSmall = kMaxGrads / kSmallShare;
 
   template <class Args>

@@ -110,11 +110,13 @@ struct Adam {
     grad *= static_cast<T>(c.grad_sign);
     // A branch on a constant of the loop, not `+ 0 * param`: an infinite parameter must stay
     // infinite.
-    if (c.coupled_weight_decay != 0) grad += static_cast<T>(c.coupled_weight_decay) * param;
+    const T weight_decay = static_cast<T>(c.coupled_weight_decay);
+    if (weight_decay != 0) grad += weight_decay * param;
     param *= static_cast<T>(c.param_decay);
     // Interpolating from the nearer end keeps beta1 = 0 exact, as torch.lerp does.
-    exp_avg = c.one_minus_beta1 < 0.5
-                  ? exp_avg + static_cast<T>(c.one_minus_beta1) * (grad - exp_avg)
+    const T weight = static_cast<T>(c.one_minus_beta1);
+    exp_avg = weight < static_cast<T>(0.5)
+                  ? exp_avg + weight * (grad - exp_avg)
                   : grad - static_cast<T>(1.0 - c.one_minus_beta1) * (grad - exp_avg);
     exp_avg_sq =
         static_cast<T>(c.beta2) * exp_avg_sq + static_cast<T>(c.one_minus_beta2) * grad * grad;

@@ -71,11 +71,11 @@ struct Sgd {
   static FUSEDLR_HOST_DEVICE void update(T& param, T grad, T& momentum_buffer, const Coeffs& c) {
     grad = decayed(param, grad, c);
     T direction = grad;
-    if (c.has_momentum != 0) {
+    if (static_cast<T>(c.has_momentum) != 0) {
       momentum_buffer =
           static_cast<T>(c.buffer_decay) * momentum_buffer + static_cast<T>(c.grad_weight) * grad;
-      direction =
-          c.lookahead != 0 ? grad + static_cast<T>(c.lookahead) * momentum_buffer : momentum_buffer;
+      const T lookahead = static_cast<T>(c.lookahead);
+      direction = lookahead != 0 ? grad + lookahead * momentum_buffer : momentum_buffer;
     }
     param -= static_cast<T>(c.lr) * direction;
   }
@@ -86,7 +86,8 @@ struct Sgd {
     grad *= static_cast<T>(c.grad_sign);
     // A branch on a constant of the loop, not `+ 0 * param`: an infinite parameter must stay
     // infinite.
-    if (c.weight_decay != 0) grad += static_cast<T>(c.weight_decay) * param;
+    const T weight_decay = static_cast<T>(c.weight_decay);
+    if (weight_decay != 0) grad += weight_decay * param;
     return grad;
   }
 };
