@@ -37,7 +37,9 @@ MAY_IMPORT = {
     "optim": {"optim", "lr_scheduler", "schedules", "expression", "_backend"},
     "lr_scheduler": {"lr_scheduler", "optim", "tracing", "expression", "_backend", "_stack"},
     "history": {"optim", "schedules"},
-    "lr_finder": {"lr_finder", "optim", "schedules", "history"},
+    "restoring": set(),
+    "lr_finder": {"lr_finder", "optim", "schedules", "history", "restoring"},
+    "graphed_train_step": {"optim", "lr_scheduler", "restoring", "_backend", "_stack"},
     "cli": {"cli", "schedules", "lr_scheduler", "optim", "_backend"},
     "__main__": {"cli"},
     "__init__": {
@@ -46,6 +48,7 @@ MAY_IMPORT = {
         "schedules",
         "history",
         "lr_finder",
+        "graphed_train_step",
         "_backend",
         "_version",
     },
