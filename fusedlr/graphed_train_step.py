@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fusedlr import _backend
 from fusedlr._stack import user_stacklevel
+from fusedlr.batch_signature import BatchSignature
 from fusedlr.lr_scheduler.device_scheduler import DeviceScheduler, device_table
 from fusedlr.optim import FusedOptimizer
 from fusedlr.restoring import restored_modules, restored_random_states
@@ -126,10 +125,10 @@ class GraphedTrainStep:
         params = {id(param): param for param in (*self._clipped, *model.parameters())}
         self._params = list(params.values())
         self._device = _device_of(self._params)
-        self._arguments = _arguments(model, example_inputs)
+        self._signature = BatchSignature(model, example_inputs)
         self._is_training = model.training
-        # What a captured step reads of the optimizer's, and how many rows that had.
-        self._table, self._num_groups = optimizer._table, len(optimizer.param_groups)
+        # What a captured step reads, and how many rows it had. (Reading the lr settles the table.)
+        self._num_groups, self._table = optimizer.lr.numel(), optimizer._table
         self._scheduler_is_part = _is_part(scheduler, optimizer)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: list[Tensor] = []
@@ -174,14 +173,7 @@ class GraphedTrainStep:
 
     def _check(self, batch: Sequence[Any]) -> None:
         """Raises if a graph would not do what the eager step would."""
-        if len(batch) != len(self._arguments):
-            names = ", ".join(argument.name for argument in self._arguments)
-            raise TypeError(
-                f"the step takes the {len(self._arguments)} tensors of a batch ({names}), "
-                f"but got {len(batch)}"
-            )
-        for argument, value in zip(self._arguments, batch, strict=True):
-            argument.check(value)
+        self._signature.check(batch)
         if self.model.training != self._is_training:
             mode = "train" if self._is_training else "eval"
             raise RuntimeError(
@@ -317,63 +309,6 @@ class GraphedTrainStep:
                 f"param_groups[{group.index}] is updated by torch.optim's own functions, which "
                 f"cannot be captured: it {why} (see fusedlr.backend_info()); train it in a loop"
             )
-
-
-@dataclass(frozen=True)
-class _Argument:
-    """One tensor of a batch, as it was in the example."""
-
-    name: str
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    def check(self, value: Any) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{self.name} must be a tensor, but is {value!r}")
-        if value.shape != self.shape:
-            raise ValueError(
-                f"{self.name} has the shape {tuple(value.shape)}, but {tuple(self.shape)} in "
-                "example_inputs; a step is built for one shape: drop a last batch that is smaller "
-                "(DataLoader(..., drop_last=True)), pad it, or build another GraphedTrainStep"
-            )
-        if value.dtype != self.dtype:
-            raise ValueError(
-                f"{self.name} has the dtype {value.dtype}, but {self.dtype} in example_inputs; "
-                f"convert it with .to({self.dtype})"
-            )
-        if value.device != self.device:
-            raise ValueError(
-                f"{self.name} is on {value.device}, but on {self.device} in example_inputs; "
-                f"move it with .to('{self.device}')"
-            )
-
-
-def _arguments(model: Module, example_inputs: Sequence[Tensor]) -> list[_Argument]:
-    """What the batches of a step look like."""
-    if not isinstance(example_inputs, (tuple, list)) or len(example_inputs) < 2:
-        raise TypeError(
-            "example_inputs must be the tensors of a batch, the inputs of the model and then the "
-            f"target, but is {example_inputs!r}"
-        )
-    names = [f"argument {index} ({name})" for index, name in enumerate(_input_names(model))]
-    names = names[: len(example_inputs) - 1]
-    names += [f"argument {index}" for index in range(len(names), len(example_inputs) - 1)]
-    names.append(f"argument {len(names)} (the target)")
-    for name, one in zip(names, example_inputs, strict=True):
-        if not isinstance(one, Tensor):
-            raise TypeError(f"{name} of example_inputs must be a tensor, but is {one!r}")
-    return [
-        _Argument(name, one.shape, one.dtype, one.device)
-        for name, one in zip(names, example_inputs, strict=True)
-    ]
-
-
-def _input_names(model: Module) -> list[str]:
-    """The names of the positional parameters of ``forward``."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [parameter.name for parameter in parameters if parameter.kind in positional]
 
 
 def _check_objects(model: Any, loss_fn: Any, optimizer: Any, scheduler: Any, scaler: Any) -> None:

@@ -39,7 +39,15 @@ MAY_IMPORT = {
     "history": {"optim", "schedules"},
     "restoring": set(),
     "lr_finder": {"lr_finder", "optim", "schedules", "history", "restoring"},
-    "graphed_train_step": {"optim", "lr_scheduler", "restoring", "_backend", "_stack"},
+    "batch_signature": set(),
+    "graphed_train_step": {
+        "optim",
+        "lr_scheduler",
+        "batch_signature",
+        "restoring",
+        "_backend",
+        "_stack",
+    },
     "cli": {"cli", "schedules", "lr_scheduler", "optim", "_backend"},
     "__main__": {"cli"},
     "__init__": {

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 import doctest
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.nn.utils import clip_grad_norm_
 
 import fusedlr
 from fusedlr import GraphedTrainStep, _backend
 from fusedlr import schedules as s
-
-STEPS = 12
+from graphed_training import (
+    SETUPS,
+    STEPS,
+    Setup,
+    Training,
+    adamw,
+    bits,
+    cosine_of_torch,
+    each_setup,
+    mean_loss,
+    mean_move,
+    one_cycle,
+    sgd,
+    train,
+    warmup_then_cosine,
+)
 
 # In a loop written by hand, an overflow skips the optimizer's first step, but not the scheduler's.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step:UserWarning")
@@ -33,209 +43,8 @@ def _seeded():
         yield
 
 
-# ---------------------------------------------------------------------------- what is being trained
-
-
-class Network(nn.Module):
-    """Has buffers that each pass changes, and draws random numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(6, 16)
-        self.norm = nn.BatchNorm1d(16)
-        self.dropout = nn.Dropout(0.25)
-        self.second = nn.Linear(16, 3)
-        self.calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.second(self.dropout(torch.relu(self.norm(self.first(x)))))
-
-
-class TwoInputs(Network):
-    def forward(self, x, scale):
-        return scale * super().forward(x)
-
-
-def new_batch(num_inputs: int = 1) -> tuple[Tensor, ...]:
-    inputs = [torch.randn(8, 6), 1 + torch.rand(8, 1)][:num_inputs]
-    return (*inputs, torch.randint(3, (8,)))
-
-
-def mean_loss(outputs, target):
-    return cross_entropy(outputs.float(), target)
-
-
-def large_loss(outputs, target):
-    """Of which gradients overflow when they are scaled much."""
-    return 100 * cross_entropy(outputs.float(), target)
-
-
-def adamw(model, **hypers):
-    layers = (model.first, model.norm, model.second)
-    return fusedlr.AdamW([{"params": layer.parameters()} for layer in layers], lr=0.02, **hypers)
-
-
-def adamw_with_schedules(model):
-    optimizer = adamw(model, weight_decay=s.linear(0.3, 0.0, steps=STEPS))
-    optimizer.param_groups[1]["lr"] = s.warmup_cosine(0.05, warmup_steps=3, total_steps=STEPS)
-    return optimizer
-
-
-def sgd(model):
-    return fusedlr.SGD(model.parameters(), lr=0.05, momentum=0.9)
-
-
-def one_cycle(optimizer):
-    return fusedlr.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=STEPS + 4)
-
-
-def warmup_then_cosine(optimizer):
-    schedulers = [
-        fusedlr.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4),
-        fusedlr.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS),
-    ]
-    return fusedlr.lr_scheduler.SequentialLR(optimizer, schedulers, milestones=[4])
-
-
-def cosine_of_torch(optimizer):
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
-
-
-def overflowing_scaler():
-    """Overflows at once, and whenever the scale has grown."""
-    return torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)
-
-
-def quiet_scaler():
-    return torch.amp.GradScaler("cpu", init_scale=2.0**10)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One way to train."""
-
-    network: type[Network] = Network
-    num_inputs: int = 1
-    loss_fn: Any = mean_loss
-    optimizer: Callable[[Any], Any] = adamw
-    scheduler: Callable[[Any], Any] | None = None
-    scaler: Callable[[], torch.amp.GradScaler] | None = None
-    overflows: bool = False
-    max_norm: float | None = None
-    amp_dtype: torch.dtype | None = None
-
-
-OVERFLOWING = Setup(loss_fn=large_loss, scaler=overflowing_scaler, overflows=True)
-
-SETUPS = {
-    "plain": Setup(),
-    "SGD": Setup(optimizer=sgd),
-    "schedules as values": Setup(optimizer=adamw_with_schedules),
-    "scheduler that moves lr and beta1": Setup(scheduler=one_cycle),
-    "scheduler made of two": Setup(scheduler=warmup_then_cosine),
-    "scheduler of torch": Setup(scheduler=cosine_of_torch),
-    "clipping": Setup(max_norm=0.1),
-    "clipping of nothing": Setup(max_norm=1e6),
-    "scaler without overflow": Setup(scaler=quiet_scaler),
-    "scaler": OVERFLOWING,
-    "scaler and schedules as values": replace(OVERFLOWING, optimizer=adamw_with_schedules),
-    "scaler and scheduler": replace(OVERFLOWING, scheduler=one_cycle),
-    "scaler and clipping": replace(OVERFLOWING, max_norm=0.5, optimizer=sgd),
-    "bfloat16": Setup(amp_dtype=torch.bfloat16),
-    "two inputs": Setup(network=TwoInputs, num_inputs=2),
-    "everything": replace(
-        OVERFLOWING,
-        network=TwoInputs,
-        num_inputs=2,
-        scheduler=one_cycle,
-        max_norm=0.5,
-        amp_dtype=torch.bfloat16,
-    ),
-}
-each_setup = pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
-
-
-class Training:
-    """Model, optimizer, scheduler and scaler of a setup."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        torch.manual_seed(0)
-        self.model = setup.network()
-        self.optimizer = setup.optimizer(self.model)
-        self.scheduler = setup.scheduler(self.optimizer) if setup.scheduler else None
-        self.scaler = setup.scaler() if setup.scaler else None
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        return {
-            name: part for name, part in vars(self).items() if name != "setup" and part is not None
-        }
-
-    def state(self) -> dict[str, Any]:
-        return copy.deepcopy({name: part.state_dict() for name, part in self.parts.items()})
-
-    def load(self, state: dict[str, Any]) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(copy.deepcopy(state[name]))
-
-    def graphed(self, **changes: Any) -> GraphedTrainStep:
-        arguments: dict[str, Any] = {
-            "scaler": self.scaler,
-            "max_norm": self.setup.max_norm,
-            "amp_dtype": self.setup.amp_dtype,
-        }
-        arguments.update(changes)
-        if "example_inputs" not in arguments:
-            arguments["example_inputs"] = new_batch(self.setup.num_inputs)
-        return GraphedTrainStep(
-            self.model, self.setup.loss_fn, self.optimizer, self.scheduler, **arguments
-        )
-
-    def step_by_hand(self, *batch: Tensor) -> Tensor:
-        setup, scaler = self.setup, self.scaler
-        *inputs, target = batch
-        self.optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=setup.amp_dtype is not None):
-            loss = setup.loss_fn(self.model(*inputs), target)
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        if setup.max_norm is not None:
-            clip_grad_norm_(self.model.parameters(), setup.max_norm)
-        if scaler is None:
-            self.optimizer.step()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        return loss.detach()
-
-
-def train(training: Training, step: Callable[..., Tensor], steps: int = STEPS) -> list[Tensor]:
-    """The losses of training on batches that are the same in every run."""
-    torch.manual_seed(1)
-    return [step(*new_batch(training.setup.num_inputs)) for _ in range(steps)]
-
-
-def bits(value: Any) -> Any:
-    """A value in a form that compares to the last bit."""
-    if isinstance(value, Tensor):
-        raw = value.detach().contiguous().reshape(-1).view(torch.uint8)
-        return value.dtype, tuple(value.shape), raw.tolist()
-    if isinstance(value, dict):
-        return {key: bits(one) for key, one in value.items()}
-    return [bits(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def mean_move(training: Training, start: dict[str, Any]) -> float:
-    moves = [
-        (value - start["model"][name]).abs().mean()
-        for name, value in training.model.named_parameters()
-    ]
-    return torch.stack(moves).mean().item()
+def new_batch():
+    return Training(Setup()).new_batch()
 
 
 # ------------------------------------------------------------------------- the same as a loop does
@@ -429,7 +238,7 @@ def test_building_a_step_changes_nothing(setup):
     training = Training(setup)
     for param in training.model.parameters():
         param.grad = torch.rand_like(param)
-    example = new_batch(setup.num_inputs)
+    example = training.new_batch()
     before = everything(training)
 
     training.graphed(example_inputs=example, warmup=4)
@@ -441,7 +250,7 @@ def test_building_a_step_changes_nothing(setup):
 def test_building_a_step_in_the_middle_of_a_training_changes_nothing():
     training = Training(SETUPS["everything"])
     train(training, training.graphed())
-    example = new_batch(2)
+    example = training.new_batch()
     before = everything(training)
 
     training.graphed(example_inputs=example)
@@ -451,7 +260,7 @@ def test_building_a_step_in_the_middle_of_a_training_changes_nothing():
 
 def test_the_warm_up_would_change_something_if_nothing_were_put_back(monkeypatch):
     training = Training(Setup())
-    example = new_batch()
+    example = training.new_batch()
     before = everything(training)
     step = training.graphed(example_inputs=example)
     assert everything(training) == before
@@ -471,7 +280,7 @@ def test_a_loss_that_raises_while_a_step_is_built_leaves_everything_as_it_was():
             raise ArithmeticError("two")
         return outputs.sum()
 
-    example = new_batch()
+    example = training.new_batch()
     before = everything(training)
     with pytest.raises(ArithmeticError, match="two"):
         GraphedTrainStep(training.model, failing_loss, training.optimizer, example_inputs=example)
@@ -482,9 +291,9 @@ def test_parameters_that_are_not_the_optimizers_begin_each_step_without_gradient
     training = Training(Setup())
     optimizer = fusedlr.SGD(training.model.second.parameters(), lr=0.1)
     step = GraphedTrainStep(
-        training.model, mean_loss, optimizer, example_inputs=new_batch(), max_norm=0.1
+        training.model, mean_loss, optimizer, example_inputs=training.new_batch(), max_norm=0.1
     )
-    batch = new_batch()
+    batch = training.new_batch()
     torch.manual_seed(3)
     step(*batch)
     first = training.model.first.weight.grad
@@ -528,7 +337,7 @@ def test_a_target_of_another_shape_is_refused_by_name():
 
 
 def test_another_dtype_is_refused_by_name_with_the_repair():
-    x, scale, target = new_batch(2)
+    x, scale, target = Training(SETUPS["two inputs"]).new_batch()
     match = r"argument 1 \(scale\) has the dtype torch.float64, .*\.to\(torch.float32\)"
     refused(SETUPS["two inputs"], ValueError, match, x, scale.double(), target)
 
@@ -556,16 +365,16 @@ def test_a_model_in_another_mode_is_refused_with_the_repair():
     step = training.graphed()
     training.model.eval()
     with pytest.raises(RuntimeError, match=r"built with the model in train mode.*model\.train\(\)"):
-        step(*new_batch())
+        step(*training.new_batch())
     training.model.train()
-    step(*new_batch())
+    step(*training.new_batch())
 
     training.model.eval()
     step = training.graphed()
-    step(*new_batch())
+    step(*training.new_batch())
     training.model.train()
     with pytest.raises(RuntimeError, match=r"call model\.eval\(\) first"):
-        step(*new_batch())
+        step(*training.new_batch())
 
 
 def test_groups_that_have_been_added_or_replaced_are_refused():
@@ -573,12 +382,12 @@ def test_groups_that_have_been_added_or_replaced_are_refused():
     step = training.graphed()
     training.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
     with pytest.raises(RuntimeError, match=r"with 3 of them; build a new GraphedTrainStep"):
-        step(*new_batch())
+        step(*training.new_batch())
 
     step = training.graphed()
     training.optimizer.param_groups = training.optimizer.param_groups[:2]
     with pytest.raises(RuntimeError, match=r"with 4 of them; build a new GraphedTrainStep"):
-        step(*new_batch())
+        step(*training.new_batch())
 
 
 def foreign_scheduler(training):
@@ -624,7 +433,7 @@ def test_an_argument_that_does_not_fit_is_refused(changes, error, match):
         "loss_fn": mean_loss,
         "optimizer": training.optimizer,
         "scheduler": None,
-        "example_inputs": new_batch(),
+        "example_inputs": training.new_batch(),
         **changes,
     }
     if arguments["scheduler"] in (foreign_scheduler, plateau):
@@ -668,10 +477,14 @@ def test_a_loss_that_does_not_depend_on_the_optimizer_is_refused_with_a_scaler()
     training = Training(Setup())
     optimizer = fusedlr.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     step = GraphedTrainStep(
-        training.model, mean_loss, optimizer, example_inputs=new_batch(), scaler=quiet_scaler()
+        training.model,
+        mean_loss,
+        optimizer,
+        example_inputs=training.new_batch(),
+        scaler=torch.amp.GradScaler("cpu"),
     )
     with pytest.raises(RuntimeError, match="no parameter of the optimizer has got a gradient"):
-        step(*new_batch())
+        step(*training.new_batch())
 
 
 class Summed(nn.Module):
