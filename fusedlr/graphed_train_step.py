@@ -60,7 +60,7 @@ class GraphedTrainStep:
         example_inputs: the tensors of one batch. Batches must come with the same shapes and dtypes
             and from the same devices; batches in pinned host memory are copied without waiting.
         scaler: scales the loss, for float16. A step whose gradients overflow is skipped on the
-            device (:attr:`FusedOptimizer.found_inf`), without the host knowing.
+            device, through :attr:`FusedOptimizer.found_inf`, and the host need not know.
         max_norm: clips the total norm of the gradients of the optimizer's parameters.
         warmup: passes before the capture, at least one; libraries choose their algorithms there.
         amp_dtype: forward and loss run under autocast to this dtype, ``torch.bfloat16`` or
@@ -130,6 +130,8 @@ class GraphedTrainStep:
         # What a captured step reads, and how many rows it had. (Reading the lr settles the table.)
         self._num_groups, self._table = optimizer.lr.numel(), optimizer._table
         self._scheduler_is_part = _is_part(scheduler, optimizer)
+        # What tells the optimizer of an overflow; 0 between steps, so that no other is skipped.
+        self._found_inf = torch.zeros((), device=self._device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: list[Tensor] = []
         self._loss: Tensor | None = None
@@ -160,6 +162,7 @@ class GraphedTrainStep:
                 those that the step was built for. Nothing has moved.
         """
         self._check(batch)
+        self._attach_found_inf()
         if self._graph is None or self._loss is None:
             loss = self._step([tensor.to(self._device) for tensor in batch])
         else:
@@ -239,12 +242,15 @@ class GraphedTrainStep:
             raise RuntimeError(
                 "no parameter of the optimizer has got a gradient; is the loss computed from them?"
             )
-        self.optimizer.found_inf = found_inf[self._device]
-        try:
-            self.optimizer.step()
-        finally:
-            self.optimizer.found_inf = None
+        self._found_inf.copy_(found_inf[self._device])
+        self.optimizer.step()
+        self._found_inf.zero_()
         scaler.update()
+
+    def _attach_found_inf(self) -> None:
+        is_attached = getattr(self.optimizer, "found_inf", None) is self._found_inf
+        if self.scaler is not None and not is_attached:
+            self.optimizer.found_inf = self._found_inf
 
     # The capture
 
@@ -260,30 +266,35 @@ class GraphedTrainStep:
             )
         return engine != "torch"
 
-    def _warm_up(self, batch: Sequence[Tensor], passes: int) -> None:
-        """Forward and backward passes that leave no trace, but in the caches of libraries."""
+    def _warm_up(self, batch: Sequence[Tensor], passes: int) -> list[Tensor]:
+        """Forward and backward passes that leave no trace, but in the caches of libraries.
+
+        Returns:
+            The optimizer's parameters that get no gradient.
+        """
         modules = [one for one in (self.model, self.loss_fn) if isinstance(one, Module)]
         with restored_random_states({self._device}), restored_modules(modules, self._params):
             for _ in range(passes):
                 self._backward(batch)
+            return [param for param in self._clipped if param.grad is None]
 
     def _capture(self, example_inputs: Sequence[Tensor], warmup: int) -> None:
         self._batch = [
             torch.empty_like(one, device=self._device, requires_grad=False)
             for one in example_inputs
         ]
-        graph = torch.cuda.CUDAGraph()
         # Warm-up and capture share a stream: what autograd remembers of the one fits the other.
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.device(self._device), torch.cuda.stream(stream):
-            for buffer, example in zip(self._batch, example_inputs, strict=True):
-                buffer.copy_(example)
-            self._warm_up(self._batch, warmup)
-            self.optimizer.materialize()
-            self._refuse_groups_without_engine()
-            if isinstance(self.scheduler, DeviceScheduler) and self._scheduler_is_part:
-                self.scheduler._materialize()
+        with torch.cuda.device(self._device):
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for buffer, example in zip(self._batch, example_inputs, strict=True):
+                    buffer.copy_(example)
+                without_grad = self._warm_up(self._batch, warmup)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._attach_found_inf()
+            self._materialize(without_grad)
+            graph = torch.cuda.CUDAGraph()
             try:
                 # thread_local: other threads, such as a loader's that pins memory, may go on.
                 with (
@@ -299,8 +310,22 @@ class GraphedTrainStep:
                     " values; nor can an autograd graph that is still alive from before: delete"
                     " losses that were kept"
                 ) from error
-        torch.cuda.current_stream(self._device).wait_stream(stream)
         self._graph = graph
+
+    def _materialize(self, without_grad: list[Tensor]) -> None:
+        """Creates what steps need, as a captured step cannot."""
+        # For the optimizer, every parameter that requires a gradient will have one.
+        unused = [param for param in without_grad if param.requires_grad]
+        for param in unused:
+            param.requires_grad_(False)
+        try:
+            self.optimizer.materialize()
+        finally:
+            for param in unused:
+                param.requires_grad_(True)
+        self._refuse_groups_without_engine()
+        if isinstance(self.scheduler, DeviceScheduler) and self._scheduler_is_part:
+            self.scheduler._materialize()
 
     def _refuse_groups_without_engine(self) -> None:
         for group in self.optimizer._torch_groups:

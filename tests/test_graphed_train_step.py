@@ -124,6 +124,32 @@ def test_a_disabled_scaler_is_as_none():
     assert bits(train(other, step)) == bits(expected)
 
 
+def test_a_step_made_elsewhere_is_not_skipped_after_an_overflow():
+    training = Training(SETUPS["scaler"])
+    train(training, training.graphed(), 1)
+    assert training.optimizer.skipped_steps == 1
+
+    training.optimizer.step()
+
+    assert (training.optimizer.completed_steps, training.optimizer.skipped_steps) == (1, 1)
+
+
+def test_a_scaler_works_also_where_others_set_found_inf_between_steps():
+    training, other = Training(SETUPS["scaler"]), Training(SETUPS["scaler"])
+    expected = train(training, training.graphed())
+    step = other.graphed()
+
+    def disturbed_step(*batch):
+        loss = step(*batch)
+        del other.optimizer.found_inf
+        if other.optimizer.completed_steps % 2 == 0:
+            other.optimizer.found_inf = torch.ones(1)
+        return loss
+
+    assert bits(train(other, disturbed_step)) == bits(expected)
+    assert bits(other.state()) == bits(training.state())
+
+
 def test_a_found_inf_of_the_users_own_skips_steps():
     training = Training(Setup())
     step = training.graphed()
