@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -224,3 +226,14 @@ def mean_move(training: Training, start: dict[str, Any]) -> float:
         for name, value in training.model.named_parameters()
     ]
     return torch.stack(moves).mean().item()
+
+
+def everything(training: Training) -> Any:
+    """All that building a step might change, but for Python's own attributes."""
+    grads = [None if p.grad is None else p.grad.clone() for p in training.model.parameters()]
+    random_states = [torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()]
+    if training.device.type == "cuda":
+        random_states.append(torch.cuda.get_rng_state(training.device))
+    modes = [module.training for module in training.model.modules()]
+    counts = training.optimizer.completed_steps, training.optimizer.skipped_steps
+    return bits([training.state(), grads, random_states, modes, counts])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import doctest
-import random
 from typing import Any
 
-import numpy
 import pytest
 import torch
 from torch import nn
@@ -24,6 +22,7 @@ from graphed_training import (
     bits,
     cosine_of_torch,
     each_setup,
+    everything,
     mean_loss,
     mean_move,
     one_cycle,
@@ -248,15 +247,6 @@ def test_a_scheduler_that_is_left_out_may_step_between():
 
 
 # -------------------------------------------------------------------------------- building it
-
-
-def everything(training: Training) -> Any:
-    """All that building a step might change, but for Python's own attributes."""
-    grads = [None if p.grad is None else p.grad.clone() for p in training.model.parameters()]
-    random_states = [torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()]
-    modes = [module.training for module in training.model.modules()]
-    counts = training.optimizer.completed_steps, training.optimizer.skipped_steps
-    return bits([training.state(), grads, random_states, modes, counts])
 
 
 @each_setup
