@@ -217,6 +217,8 @@ def test_schedulers_go_on_in_replays(case, place):
 # ------------------------------------------------------------------------------ between the replays
 
 
+# torch looks for calls of step(), which a replay does not make.
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step:UserWarning")
 @each_optimizer
 def test_a_scheduler_of_torch_moves_the_lr_between_replays(case, place):
     def one_cycle(optimizer: Any) -> Any:
@@ -259,10 +261,6 @@ def give_a_tensor_as_lr(run: Run, saved: dict[str, Any]) -> None:
     run.optimizer.param_groups[0]["lr"] = torch.tensor(0.3, device=run.place.device)
 
 
-def give_a_schedule_as_lr(run: Run, saved: dict[str, Any]) -> None:
-    run.optimizer.param_groups[0]["lr"] = fusedlr.schedules.linear(0.5, 0.1, steps=12)
-
-
 def shrink_the_parameters(run: Run, saved: dict[str, Any]) -> None:
     with torch.no_grad():
         for param in run.params:
@@ -290,7 +288,6 @@ BETWEEN = [
     assign_the_lr,
     scale_a_lr,
     give_a_tensor_as_lr,
-    give_a_schedule_as_lr,
     shrink_the_parameters,
     set_completed_steps,
     step_eagerly,
