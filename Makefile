@@ -3,10 +3,12 @@
 #   PYTHON  the interpreter to start from; its torch is reused if it is 2.11 to 2.13  (python3)
 #   TORCH   what to install where there is no such torch                       (torch==2.13.0)
 #   ARGS    passed on to the command: make test ARGS="-k cosine -x"
+#   OUT     the folder for the results of gpu-check
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
+OUT ?=
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -21,7 +23,7 @@ BUILT := $(VENV)/.built
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env build cuda-build demo finder test bench bench-schedulers lint clean
+.PHONY: help env build cuda-build demo finder test bench bench-schedulers gpu-check lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +49,10 @@ bench: $(BUILT) $(VENV)/.ready-bench ## time the optimizers against torch's
 
 bench-schedulers: $(BUILT) $(VENV)/.ready-bench ## compare the schedulers with torch's: numbers, speed, accuracy
 	$(VENV)/bin/python benchmarks/bench_schedulers.py $(ARGS)
+
+gpu-check: ## build, test and time on a GPU, with what PYTHON has: make gpu-check OUT=folder
+	@test -n '$(OUT)' || { echo 'Name a folder for the results: make gpu-check OUT=folder' >&2; exit 2; }
+	@PYTHON='$(PYTHON)' scripts/gpu_check.sh '$(OUT)' $(ARGS)
 
 lint: $(VENV)/.ready-lint ## check style and types
 	ruff check

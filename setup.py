@@ -152,7 +152,8 @@ def build_settings() -> dict:
         def finalize_options(self) -> None:
             # An editable install would compile everything anew in a temporary directory. Objects
             # that stay let ninja compile only what changed.
-            self.build_temp = str(ROOT / "build" / f"objects-{sys.implementation.cache_tag}")
+            if self.build_temp is None:
+                self.build_temp = str(ROOT / "build" / f"objects-{sys.implementation.cache_tag}")
             super().finalize_options()
 
         def build_extensions(self) -> None:

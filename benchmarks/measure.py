@@ -69,7 +69,7 @@ def interleave(
     """
     names = list(contenders)
     seconds: dict[Name, list[float]] = {name: [] for name in names}
-    with _without_garbage_collection():
+    with without_garbage_collection():
         repetitions = {name: _calibrate(call) for name, call in contenders.items()}
         start, done = perf_counter(), 0
         while not _enough(done, rounds, perf_counter() - start, budget_seconds):
@@ -128,7 +128,7 @@ def _sample(call: Contender, repetitions: int) -> float:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

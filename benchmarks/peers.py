@@ -53,18 +53,18 @@ class Peer:
         return scheduler
 
 
-def parameter_groups(workload: Workload) -> list[dict[str, Any]]:
+def parameter_groups(workload: Workload, device: str = "cpu") -> list[dict[str, Any]]:
     """New parameters with gradients, in groups that each have their own lr."""
     return [
-        {"params": [_parameter(shape) for shape in shapes], "lr": 1e-3 * (1 + index / 1000)}
+        {"params": [_parameter(one, device) for one in shapes], "lr": 1e-3 * (1 + index / 1000)}
         for index, shapes in enumerate(workload.grouped_shapes)
     ]
 
 
-def _parameter(shape: Shape) -> torch.nn.Parameter:
+def _parameter(shape: Shape, device: str) -> torch.nn.Parameter:
     # The values change no time as long as they never become denormal.
-    param = torch.nn.Parameter(torch.full(shape, 0.5))
-    param.grad = torch.full(shape, 0.25)
+    param = torch.nn.Parameter(torch.full(shape, 0.5, device=device))
+    param.grad = torch.full(shape, 0.25, device=device)
     return param
 
 

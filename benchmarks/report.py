@@ -1,4 +1,4 @@
-"""What both benchmark commands print and write."""
+"""What the benchmark commands print and write. (rich is needed by those that have a console.)"""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 
 from measure import Spread
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Other work on the machine that is worth a warning.
 BUSY_CORES = 0.3
@@ -33,6 +35,8 @@ class Verdict:
 
 
 def console() -> Console:
+    from rich.console import Console
+
     screen = Console(highlight=False)
     return screen if screen.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 

@@ -18,6 +18,7 @@ Example:
 from fusedlr import lr_scheduler, optim, schedules
 from fusedlr._backend import backend_info
 from fusedlr._version import __version__
+from fusedlr.graphed_train_step import GraphedTrainStep
 from fusedlr.history import History
 from fusedlr.lr_finder import LRFinder
 from fusedlr.optim import SGD, Adam, AdamW, FusedOptimizer
@@ -27,6 +28,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "FusedOptimizer",
+    "GraphedTrainStep",
     "History",
     "LRFinder",
     "__version__",

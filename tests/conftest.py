@@ -8,6 +8,30 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rehearse",
+        action="store_true",
+        help="without a GPU, run on the CPU what can be run of its tests: finds mistakes in them",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a CUDA device there are no tests for one, rather than skipped ones."""
+    if torch.cuda.is_available():
+        return
+    is_rehearsal = config.getoption("--rehearse")
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        can_rehearse = is_rehearsal and "place" in getattr(item, "fixturenames", ())
+        needs_gpu = item.get_closest_marker("gpu") is not None
+        (left_out if needs_gpu and not can_rehearse else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     # Many small torch operations on a thread pool take a hundred times as long when other work

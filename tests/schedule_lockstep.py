@@ -27,13 +27,17 @@ def initial_lr(group: int) -> float:
 
 
 def make_optimizer(
-    library: Any, num_groups: int = 3, lr: Callable[[float], Any] = float, name: str = "SGD"
+    library: Any,
+    num_groups: int = 3,
+    lr: Callable[[float], Any] = float,
+    name: str = "SGD",
+    device: torch.device | str = "cpu",
 ) -> Any:
     """An optimizer with one parameter of two elements, and its gradient, in each group."""
     groups = []
     for group in range(num_groups):
-        param = Parameter(torch.ones(2))
-        param.grad = torch.tensor([1.0, -0.5])
+        param = Parameter(torch.ones(2, device=device))
+        param.grad = torch.tensor([1.0, -0.5], device=device)
         groups.append({"params": [param], "lr": lr(initial_lr(group))})
     return getattr(library, name)(groups, lr=1.0)
 
@@ -137,7 +141,8 @@ class Side:
 class Lockstep:
     """fusedlr's optimizer with fusedlr's schedulers, and torch.optim's with torch's.
 
-    ``our_optimizer`` or ``our_schedulers`` may be those of torch.optim, too.
+    ``our_optimizer`` or ``our_schedulers`` may be those of torch.optim, too. ``device`` is that of
+    our optimizer; torch's is on the CPU.
     """
 
     def __init__(
@@ -147,11 +152,13 @@ class Lockstep:
         lr_kind: str = "float",
         our_optimizer: Any = fusedlr,
         our_schedulers: Any = fusedlr,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.cases = cases
         self.steps = 0
         make_lr, name = LR_KINDS[lr_kind], cases[0].optimizer
-        self.ours = Side(our_schedulers, make_optimizer(our_optimizer, num_groups, make_lr, name))
+        ours = make_optimizer(our_optimizer, num_groups, make_lr, name, device)
+        self.ours = Side(our_schedulers, ours)
         self.theirs = Side(torch.optim, make_optimizer(torch.optim, num_groups, make_lr, name))
         for side in self.sides:
             side.schedulers = [case.build(side.library, side.optimizer) for case in cases]
@@ -195,10 +202,13 @@ class Lockstep:
 
     def check(self) -> None:
         self.check_hypers()
-        assert self.ours.observe() == self.theirs.observe(), f"after step {self.steps}"
+        self.compare(self.ours.observe(), self.theirs.observe())
 
     def check_hypers(self) -> None:
-        ours, theirs = self.ours.observe_hypers(), self.theirs.observe_hypers()
-        assert ours == theirs, f"after step {self.steps}"
+        self.compare(self.ours.observe_hypers(), self.theirs.observe_hypers())
         if isinstance(self.ours.optimizer, fusedlr.optim.FusedOptimizer):
-            assert self.ours.optimizer.lr.tolist() == list(map(float, lrs(self.theirs.optimizer)))
+            theirs = list(map(float, lrs(self.theirs.optimizer)))
+            self.compare(self.ours.optimizer.lr.tolist(), theirs)
+
+    def compare(self, ours: Any, theirs: Any) -> None:
+        assert ours == theirs, f"after step {self.steps}"

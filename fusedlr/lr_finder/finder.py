@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from fusedlr import schedules
 from fusedlr.lr_finder.range_test import RangeTest, divergence
-from fusedlr.lr_finder.restoring import restored_modules, restored_random_states
 from fusedlr.optim import FusedOptimizer
+from fusedlr.restoring import restored_modules, restored_random_states
 from fusedlr.schedules import Schedule
 
 #: How the learning rate rises.

@@ -74,11 +74,11 @@ def _reset(current: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 @contextmanager
-def restored_random_states(devices: Iterable[torch.device], loader: Any) -> Iterator[None]:
+def restored_random_states(devices: Iterable[torch.device], loader: Any = None) -> Iterator[None]:
     """Puts random number generators back to where they were, however the block ends.
 
     Those of torch (of the CPU and of `devices`), of Python, of NumPy if it is loaded, and the ones
-    that were given to a ``DataLoader`` or to its sampler.
+    that were given to a ``DataLoader`` (`loader`) or to its sampler.
     """
     accelerators = {device for device in devices if device.type not in ("cpu", "meta")}
     generators = _generators_of(loader)
