@@ -10,6 +10,7 @@ class Plan:
     missing: list[tuple[int, int, int]]
     num_tensors: int
     place: torch.device
+    was_captured: bool
     def __init__(
         self,
         groups: list[Any],

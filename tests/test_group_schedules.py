@@ -727,7 +727,7 @@ def test_a_schedule_of_many_groups_is_evaluated_once(case):
     for one in (optimizer, resumed):
         first, second = (group.schedules for group in one.param_groups)
         assert first["lr"] is second["lr"]
-        assert sorted(map(repr, (schedule for schedule, _ in one._formulas.values()))) == [
+        assert sorted(map(repr, (schedule for schedule, _ in one._table._compiled.values()))) == [
             repr(0.5 * RAMP),
             repr(RAMP),
         ]

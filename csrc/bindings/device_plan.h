@@ -23,6 +23,7 @@ class DevicePlan {
   void run_(const PlanTables& tables, bool begins, bool ends);
 
   DeviceTable& table() const { return table_; }
+  bool was_captured() const { return memory_was_captured_ || !captured_.empty(); }
   int64_t table_bytes() const;
 
  private:

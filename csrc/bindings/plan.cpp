@@ -526,6 +526,7 @@ void bind_plan(py::module_& module) {
       .def_property_readonly("missing", &Plan::missing)
       .def_property_readonly("num_tensors", &Plan::num_tensors)
       .def_property_readonly("place", &Plan::place)
+      .def_property_readonly("was_captured", &Plan::was_captured)
       .def("table_bytes", &Plan::table_bytes);
 
   module.def("step_", &step_, py::arg("plans"), py::arg("clock"));

@@ -65,6 +65,8 @@ class Plan {
   bool groups_have_changed() const { return watched_.empty() || has_changed(watched_.front()); }
 
   c10::Device place() const { return place_; }
+  // Whether a captured graph may know its tables.
+  bool was_captured() const { return device_plan_ != nullptr && device_plan_->was_captured(); }
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
   int64_t table_bytes() const;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fusedlr import _backend
+from fusedlr.expression import compile_, evaluate
 from fusedlr.optim.revision import Revision
-from fusedlr.optim.step_clock import Place
+from fusedlr.optim.step_clock import Place, Record, ScheduledPlaces
 from fusedlr.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ class GroupTable:
         self.keys = frozenset(self._columns)
         #: The schedules, by the places that they fill.
         self.schedules: dict[Place, Schedule] = {}
+        # As functions of the step, by id, each with the schedule that keeps the id its own.
+        self._compiled: dict[int, tuple[Schedule, Any]] = {}
+        #: What is recorded of each step.
+        self.records: list[Record] = []
         # The number that was last read in the place of a schedule: whoever swaps a hyper for a
         # while, as torch.distributed.checkpoint does, puts this very number back.
         self._read: dict[Place, tuple[float, Schedule]] = {}
@@ -289,7 +295,7 @@ class GroupTable:
         if isinstance(value, Schedule):
             self._read.pop(place, None)
             self.schedules[place] = value
-            self._revision.bump()
+            self._notice_schedules()
             return
         was_read, schedule = self._read.get(place, (None, None))
         if place in self.schedules:
@@ -298,7 +304,7 @@ class GroupTable:
             self._end_schedule(place)
         elif schedule is not None and value is was_read:
             self.schedules[place] = schedule
-            self._revision.bump()
+            self._notice_schedules()
 
     def forget(self, index: int, key: str) -> None:
         """Ends the schedules of a hyper of group `index` for good."""
@@ -309,7 +315,25 @@ class GroupTable:
 
     def _end_schedule(self, place: Place) -> None:
         if self.schedules.pop(place, None) is not None:
-            self._revision.bump()
+            self._notice_schedules()
+
+    def _notice_schedules(self) -> None:
+        """Tells plans, or at once the device where graphs go on without them, of schedules."""
+        self._revision.bump()
+        if self.device is not None and self.device.was_captured:
+            self.device.configure(self.formulas(), self.records)  # type: ignore[arg-type]
+
+    def formulas(self) -> list[ScheduledPlaces]:
+        """The schedules as functions of the step, each with the places that it fills."""
+        places: dict[int, list[Place]] = {}  # by the id of the schedule
+        for place, schedule in self.schedules.items():
+            places.setdefault(id(schedule), []).append(place)
+        compiled = self._compiled
+        self._compiled = {
+            id(schedule): compiled.get(id(schedule)) or (schedule, _formula_of(schedule))
+            for schedule in self.schedules.values()
+        }
+        return [(self._compiled[key][1], filled) for key, filled in places.items()]
 
     def _current_value(self, schedule: Schedule) -> float:
         """The value of the last step; before the first step that of step 0."""
@@ -408,3 +432,9 @@ class GroupTable:
             return value
 
         return {key: detached(value) if key in self.keys else value for key, value in group.items()}
+
+
+def _formula_of(schedule: Schedule) -> Any:
+    """A function of the step, of the engine if there is one."""
+    program = compile_(schedule.expression)
+    return _backend.new_expression(program) or functools.partial(evaluate, program)

@@ -100,8 +100,8 @@ class FusedOptimizer(Optimizer):
     _placed_revision: int
     _clock: Clock
     _recorders: list[Recorder]
-    # Compiled schedules, by id, with the schedule that keeps the id its own.
-    _formulas: dict[int, tuple[Schedule, Any]]
+    # Plans that graphs have captured: they know the memory by address.
+    _captured_plans: list[_backend.Plan]
     _scheduled_defaults: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -252,7 +252,7 @@ class FusedOptimizer(Optimizer):
             self._planned_revision = self._placed_revision = -1
             self._clock = (_backend.step_clock_class() or StepClock)()
             self._recorders = []
-            self._formulas = {}
+            self._captured_plans = []
         self._revision.bump()
         self._state = OptimizerState(self._revision, entries)
 
@@ -396,6 +396,7 @@ class FusedOptimizer(Optimizer):
     def _build_plans(self) -> None:
         """Fills the tables that a step walks, from scratch."""
         self._placed_table()
+        self._captured_plans += [plan for plan in self._plans if plan.was_captured]
         self._plans, self._torch_groups = planning.build_plans(self)
         planning.configure_clock(self)
         self._planned_revision = self._revision.number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,7 @@ import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
 
 from fusedlr import _backend
-from fusedlr.expression import compile_, evaluate
 from fusedlr.optim.param_group import ParamGroup
-from fusedlr.optim.step_clock import Place
-from fusedlr.schedules import Schedule
 
 if TYPE_CHECKING:
     from fusedlr.optim.optimizer import FusedOptimizer
@@ -149,30 +145,14 @@ def step_place(param: Tensor) -> torch.device:
 def configure_clock(optimizer: FusedOptimizer) -> None:
     """Tells the clock of an optimizer what goes by it: schedules, and records of the steps."""
     table = optimizer._table
-    places: dict[int, list[Place]] = {}  # that a schedule fills, by its id
-    for place, schedule in table.schedules.items():
-        places.setdefault(id(schedule), []).append(place)
-    formulas = optimizer._formulas
-    optimizer._formulas = {
-        id(schedule): formulas.get(id(schedule)) or (schedule, _formula_of(schedule))
-        for schedule in table.schedules.values()
-    }
     for recorder in optimizer._recorders:
         recorder.fit(table)
     clock: Any = optimizer._clock
     if table.device is None:
         clock.set_table(*table.host_tables)
-    clock.configure(
-        [(optimizer._formulas[key][1], filled) for key, filled in places.items()],
-        [recorder.record(table) for recorder in optimizer._recorders],
-    )
-    optimizer._clock.ends_with_plans = not optimizer._torch_groups
-
-
-def _formula_of(schedule: Schedule) -> Any:
-    """A function of the step, of the engine if there is one."""
-    program = compile_(schedule.expression)
-    return _backend.new_expression(program) or functools.partial(evaluate, program)
+    table.records = [recorder.record(table) for recorder in optimizer._recorders]
+    clock.configure(table.formulas(), table.records)
+    clock.ends_with_plans = not optimizer._torch_groups
 
 
 @torch.no_grad()
