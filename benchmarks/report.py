@@ -54,8 +54,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def describe(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
 def print_environment(screen: Console, facts: dict[str, Any]) -> None:
-    screen.print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    screen.print(describe(facts))
     if facts["busy_cores"] > BUSY_CORES:
         screen.print(
             f"[yellow]Other work keeps {facts['busy_cores']} cores busy. A thread pool waits for "

@@ -15,7 +15,8 @@ from scheduler_equality import Equality
 
 EQUALITY_LEGEND = """\
 Largest difference of any lr or momentum from torch's over all steps (0: equal to the last bit), and
-engine calls per scheduler step, counted. "Tensor lr": of float64."""
+engine calls per scheduler step, counted. "Tensor lr": of float64. Steps: fewer where torch takes
+hours."""
 TIME_LEGEND = f"""\
 A scheduler step: medians of interleaved rounds; "iqr": the distance between the quartiles.
 "{TORCH_ON_FUSEDLR}": torch's scheduler on fusedlr's optimizer. "x {TORCH.name}": how many times
