@@ -84,7 +84,7 @@ class LiveTensors:
 
 class SchedulerNode:
     num_moves: int
-    has_moved: bool
+    may_have_moved: bool
     has_only_begun: bool
     was_captured: bool
     def __init__(self, kind: str, column_names: Sequence[str], counts_steps: bool) -> None: ...

@@ -511,7 +511,7 @@ void bind_scheduler_node(py::module_& module) {
       .def("read_last_lr", &Node::read_last_lr)
       .def_property_readonly("num_moves", [](Node& node) { return node.num_moves(); })
       .def_property_readonly("has_only_begun", &Node::has_only_begun)
-      .def_property_readonly("has_moved", &Node::has_moved);
+      .def_property_readonly("may_have_moved", &Node::may_have_moved);
 
   // One step of a scheduler and of those that it is made of; returns whether it was done.
   module.def(

@@ -74,8 +74,8 @@ class SchedulerNode : private SchedulerRow {
   int64_t num_moves();
   // Whether no step has been counted but the one of construction, as far as the host knows.
   bool has_only_begun() const { return !is_behind() && clock.step_count == 1; }
-  // Whether the last step, on the host, changed the lr, rather than keeping it.
-  bool has_moved() const { return moves_.front().lr.kind != MoveKind::keep; }
+  // Whether the step that was just made changed the lr, or might have, for all the host knows.
+  bool may_have_moved() const { return is_behind() || moves_[0].lr.kind != MoveKind::keep; }
 
   // The Python objects that the node keeps alive, for Python's cycle collector.
   int traverse(visitproc visit, void* arg) const;
