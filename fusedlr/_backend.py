@@ -226,3 +226,22 @@ def schedule_(
     """
     done: bool = extension.schedule_(node, lr, hypers, epoch, is_initial, is_jump, counts, metric)
     return done
+
+
+def schedule_on_(
+    node: SchedulerNode,
+    table: DeviceTable,
+    epoch: Any,
+    is_initial: bool,
+    is_jump: bool,
+    counts: bool,
+    metric: Any,
+) -> bool:
+    """The same on a device, in one launch."""
+    done: bool = extension.schedule_on_(node, table, epoch, is_initial, is_jump, counts, metric)
+    return done
+
+
+def materialize_scheduler_(node: SchedulerNode, table: DeviceTable) -> None:
+    """Brings to the device what steps of a scheduler read, without making one."""
+    extension.materialize_scheduler_(node, table)

@@ -28,10 +28,6 @@ const double kUnknown = [] {
   return number;
 }();
 
-void refuse_while_capturing(Device& device) {
-  if (device.is_capturing()) throw std::runtime_error(kCannotChange);
-}
-
 bool is_same(const double* a, const double* b, int64_t count) {
   return std::memcmp(a, b, count * sizeof(double)) == 0;
 }
@@ -50,6 +46,10 @@ Dtype storage_of(const at::Tensor& tensor, const char* what) {
 }
 
 }  // namespace
+
+void refuse_while_capturing(Device& device) {
+  if (device.is_capturing()) throw std::runtime_error(kCannotChange);
+}
 
 bool DeviceBlob::holds(const void* bytes, int64_t size) const {
   return static_cast<int64_t>(held_.size()) == size &&
@@ -376,6 +376,8 @@ void bind_device_table(py::module_& module) {
       .def("begin_", &Table::begin_)
       .def("finish_", &Table::finish_)
       .def_property_readonly("is_skipped", &Table::is_skipped)
+      .def_property_readonly("is_capturing",
+                             [](const Table& table) { return table.device().is_capturing(); })
       .def_property_readonly("was_captured", &Table::was_captured)
       .def_readwrite("ends_with_plans", &Table::ends_with_plans)
       .def_readonly("completed", &Table::completed)

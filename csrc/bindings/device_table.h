@@ -21,6 +21,9 @@
 
 namespace fusedlr {
 
+// Throws if a graph is being captured: what the host would have to do now cannot be part of it.
+void refuse_while_capturing(Device& device);
+
 // A block of device memory that holds what the host has last put there.
 class DeviceBlob {
  public:

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -81,6 +83,25 @@ double to_double(PyObject* item) {
   throw py::error_already_set();
 }
 
+ScheduleArgs args_of(const ScheduleCall& call) {
+  ScheduleArgs args{};
+  args.has_epoch = call.epoch.has_value();
+  args.epoch = call.epoch.value_or(0.0);
+  args.is_initial = call.is_initial;
+  args.is_jump = call.is_jump;
+  args.counts = call.counts;
+  return args;
+}
+
+// The metric, if it is a number in the device's memory.
+at::Tensor find_metric_on(const Device& device, const py::object& metric) {
+  if (!THPVariable_Check(metric.ptr())) return {};
+  const at::Tensor tensor = THPVariable_Unpack(metric.ptr()).detach();
+  if (tensor.device() != device.place() || tensor.numel() != 1 || tensor.is_complex()) return {};
+  Dtype dtype;
+  return find_storage(tensor.scalar_type(), dtype) ? tensor : tensor.to(at::kDouble);
+}
+
 }  // namespace
 
 SchedulerNode::SchedulerNode(const std::string& kind, std::vector<std::string> column_names,
@@ -101,10 +122,27 @@ SchedulerNode::SchedulerNode(const std::string& kind, std::vector<std::string> c
   set_function_values_({1.0});
 }
 
-double SchedulerNode::read(const std::string& name) const { return clock_entry(clock, name); }
+double SchedulerNode::read(const std::string& name) {
+  catch_up_();
+  return clock_entry(clock, name);
+}
 
 void SchedulerNode::write_(const std::string& name, double value) {
-  clock_entry(clock, name) = value;
+  double& entry = clock_entry(clock, name);
+  const bool is_known = !is_behind() && std::memcmp(&entry, &value, sizeof(value)) == 0;
+  if (device_ != nullptr && !is_known) {
+    device_->write_clock_(reinterpret_cast<char*>(&entry) - reinterpret_cast<char*>(&clock), value);
+  }
+  entry = value;
+}
+
+std::vector<double> SchedulerNode::read_last_lr() const {
+  return device_ == nullptr ? last_lr_ : device_->read_last_lr();
+}
+
+int64_t SchedulerNode::num_moves() {
+  catch_up_();
+  return SchedulerRow::num_moves;
 }
 
 void SchedulerNode::configure_(const py::dict& values, py::tuple new_columns,
@@ -159,6 +197,7 @@ void SchedulerNode::place_functions_() {
   functions = functions_.data();
   moves = moves_.data();
   num_functions = static_cast<int64_t>(functions_.size());
+  functions_are_put_ = false;
 }
 
 void SchedulerNode::set_function_of_group_(std::vector<int64_t> places) {
@@ -169,16 +208,6 @@ void SchedulerNode::set_function_of_group_(std::vector<int64_t> places) {
 int SchedulerNode::traverse(visitproc visit, void* arg) const {
   Py_VISIT(columns_.ptr());
   return 0;
-}
-
-void SchedulerNode::save_clock_() {
-  clock_before_ = clock;
-  for (const auto& child : children_) child->save_clock_();
-}
-
-void SchedulerNode::restore_clock_() {
-  clock = clock_before_;
-  for (const auto& child : children_) child->restore_clock_();
 }
 
 // Adds the nodes that can take part in one step of this one to `parts`; false if one does twice.
@@ -206,6 +235,13 @@ bool SchedulerNode::collect_parts(std::vector<const SchedulerNode*>& parts) cons
   return true;
 }
 
+// Calls `visit` for all nodes of the tree, the children first.
+template <class Visit>
+void SchedulerNode::for_each_node(const Visit& visit) {
+  for (const auto& child : children_) child->for_each_node(visit);
+  visit(*this);
+}
+
 // Calls `visit` for the nodes that take part in the step that is under way.
 template <class Visit>
 void SchedulerNode::for_each_part(const Visit& visit) {
@@ -226,22 +262,24 @@ void SchedulerNode::read_column_(int32_t column, int64_t num_groups) {
   }
 }
 
+bool SchedulerNode::reads_column(int32_t column) const {
+  const auto& [lr, momentum, is_past_the_end, total_steps] = moves_.front();
+  return lr.from == column || lr.to == column || momentum.from == column || momentum.to == column;
+}
+
 // Reads what the moves need, and makes room for what they leave.
 void SchedulerNode::prepare_moves_(int64_t num_groups) {
   last_lr_.resize(num_groups);
   last_lr = last_lr_.data();
   column_values_.resize(column_names_.size() * num_groups);
   columns = column_values_.data();
-  const auto& [lr, momentum, is_past_the_end, total_steps] = moves_.front();
   for (int32_t column = 0; column < static_cast<int32_t>(column_names_.size()); ++column) {
-    const bool is_read =
-        lr.from == column || lr.to == column || momentum.from == column || momentum.to == column;
-    if (is_read) read_column_(column, num_groups);
+    if (reads_column(column)) read_column_(column, num_groups);
   }
 }
 
 // Throws if a move is one that must not be made.
-void SchedulerNode::check_moves_(int64_t num_groups) const {
+void SchedulerNode::check_moves(int64_t num_groups) const {
   if (composition != Composition::none) return;
   for (const Moves& one : moves_) {
     if (expressions_.empty() || (std::isfinite(one.lr.a) && std::isfinite(one.lr.b))) continue;
@@ -254,6 +292,10 @@ void SchedulerNode::check_moves_(int64_t num_groups) const {
         static_cast<long long>(clock.last_epoch), static_cast<long long>(moves_[0].total_steps));
     throw py::error_already_set();
   }
+  check_functions(num_groups);
+}
+
+void SchedulerNode::check_functions(int64_t num_groups) const {
   if (num_functions > 1 && static_cast<int64_t>(function_of_group_.size()) != num_groups) {
     refuse_count(function_of_group_.size(), "functions", num_groups);
   }
@@ -266,7 +308,7 @@ void SchedulerNode::advance_(const ScheduleArgs& args) {
     if (part.is_closed && part.composition != Composition::none) refuse_as_part(part.composition);
   });
   ScheduleKernel::run(ScheduleKernel::kPrepare, args, 0, 1);
-  for_each_part([&](const SchedulerNode& part) { part.check_moves_(args.tables->num_groups); });
+  for_each_part([&](const SchedulerNode& part) { part.check_moves(args.tables->num_groups); });
 }
 
 // Whether one call can step the tree.
@@ -282,29 +324,152 @@ bool SchedulerNode::is_steppable() {
 
 bool SchedulerNode::step_(at::Tensor lr, at::Tensor hypers, const ScheduleCall& call) {
   if (!is_steppable()) return false;
+  for_each_node([](SchedulerNode& node) {
+    node.move_to_(nullptr);
+    node.save_clock_();
+  });
   StepTables tables;
   tables.lr = lr.mutable_data_ptr<double>();
   tables.hypers = hypers.mutable_data_ptr<double>();
   tables.num_groups = lr.numel();
   tables.num_hypers = hypers.size(1);
-  ScheduleArgs args{};
+  ScheduleArgs args = args_of(call);
   args.tables = &tables;
   args.root = this;
-  args.has_epoch = call.epoch.has_value();
-  args.epoch = call.epoch.value_or(0.0);
-  args.is_initial = call.is_initial;
-  args.is_jump = call.is_jump;
-  args.counts = call.counts;
   if (!call.metric.is_none()) args.metric_value = to_double(call.metric.ptr());
-  save_clock_();
   try {
     advance_(args);
     for_each_part([&](SchedulerNode& part) { part.prepare_moves_(tables.num_groups); });
   } catch (...) {
-    restore_clock_();
+    for_each_node([](SchedulerNode& node) { node.restore_clock_(); });
     throw;
   }
   ScheduleKernel::run(ScheduleKernel::kMove, args, 0, 1);
+  return true;
+}
+
+// On a device
+
+// Learns from the device what it alone knows.
+void SchedulerNode::catch_up_() {
+  if (!is_behind()) return;
+  const SchedulerRow row = device_->read();
+  clock = row.clock;
+  SchedulerRow::num_moves = row.num_moves;
+  device_->note_read_();
+}
+
+// Goes on on this device, or with null on the host.
+void SchedulerNode::move_to_(Device* device) {
+  if (device_ != nullptr && &device_->device() == device) return;
+  if (device_ != nullptr) {
+    catch_up_();
+    last_lr_ = device_->read_last_lr();
+    device_.reset();
+  }
+  if (device == nullptr) return;
+  const SchedulerRow& row = *this;
+  device_ = std::make_unique<DeviceScheduler>(*device, row);
+  functions_are_put_ = false;
+}
+
+// Sends what the device does not know yet, but for the clock. `knows_moves`: the columns that the
+// step reads are known; any other that does not fit the groups is not read.
+void SchedulerNode::put_on_device_(int64_t num_groups, bool knows_moves) {
+  column_values_.resize(column_names_.size() * num_groups);
+  columns = column_values_.data();
+  for (int32_t column = 0; column < static_cast<int32_t>(column_names_.size()); ++column) {
+    const auto size = PyObject_Size(PyTuple_GET_ITEM(columns_.ptr(), column));
+    if (size < 0) throw py::error_already_set();
+    if (size == num_groups || (knows_moves ? reads_column(column) : size > 0)) {
+      read_column_(column, num_groups);
+    } else {
+      std::fill_n(column_values_.begin() + column * num_groups, num_groups,
+                  std::numeric_limits<double>::quiet_NaN());
+    }
+  }
+  check_functions(num_groups);
+  std::vector<SchedulerRow*> rows;
+  for (const auto& child : children_) rows.push_back(child->device_->row());
+  if (!functions_are_put_) device_->put_functions_(functions_, expressions_);
+  functions_are_put_ = true;
+  device_->put_settings_(*this, static_cast<int64_t>(column_names_.size()), num_groups, rows);
+}
+
+void SchedulerNode::refuse_capture(const std::string& reason) const {
+  if (device_ == nullptr || !device_->device().is_capturing()) return;
+  throw std::runtime_error("the step of a scheduler cannot be captured in a graph, because " +
+                           reason);
+}
+
+// Throws if a replay could come to what only a host can refuse.
+void SchedulerNode::check_capture() const {
+  if (composition != Composition::sequential) return;
+  for (size_t i = 1; i < children_.size(); ++i) {
+    if (children_[i]->composition != Composition::none) refuse_as_part(children_[i]->composition);
+  }
+}
+
+void SchedulerNode::materialize_(DeviceTable& table) {
+  for_each_node([&](SchedulerNode& node) {
+    node.move_to_(&table.device());
+    node.put_on_device_(table.num_groups(), /*knows_moves=*/false);
+  });
+}
+
+bool SchedulerNode::step_on_(DeviceTable& table, const ScheduleCall& call) {
+  if (!is_steppable()) return false;
+  Device& device = table.device();
+  const bool is_capture = device.is_capturing();
+  table.expect_moves_();
+  table.flush_();
+
+  StepTables host_tables;
+  host_tables.num_groups = table.num_groups();
+  ScheduleArgs args = args_of(call);
+  args.tables = &host_tables;
+  args.root = this;
+  const at::Tensor metric = find_metric_on(device, call.metric);
+  bool host_follows = !metric.defined() && !call.is_jump;
+  if (metric.defined()) {
+    args.metric = metric.const_data_ptr();
+    find_storage(metric.scalar_type(), args.metric_dtype);
+  } else if (!call.metric.is_none()) {
+    args.metric_value = to_double(call.metric.ptr());
+  }
+  for_each_node([&](SchedulerNode& node) {
+    node.move_to_(&device);
+    node.save_clock_();
+    host_follows &= !node.is_behind();
+    if (is_capture) node.check_capture();
+  });
+  if (call.epoch.has_value()) {
+    refuse_capture("every replay would go to the epoch of the call; call step() without one");
+  }
+  if (!metric.defined() && !call.metric.is_none()) {
+    refuse_capture("every replay would read the metric of the call; give a tensor on " +
+                   device.place().str());
+  }
+  try {
+    if (host_follows) advance_(args);
+    for_each_node([&](SchedulerNode& node) {
+      node.put_on_device_(table.num_groups(), host_follows && !is_capture);
+    });
+    args.tables = table.step_tables();
+    args.root = device_->row();
+    device.launch(args);
+  } catch (...) {
+    for_each_node([](SchedulerNode& node) { node.restore_clock_(); });
+    throw;
+  }
+  device_->metric = metric;
+  if (is_capture) {
+    for_each_node([](SchedulerNode& node) { node.restore_clock_(); });
+    table.note_capture_();
+  } else if (host_follows) {
+    for_each_part([](SchedulerNode& part) { ++part.SchedulerRow::num_moves; });
+  }
+  for_each_node([&](SchedulerNode& node) { node.device_->note_step_(is_capture, host_follows); });
   return true;
 }
 
@@ -341,10 +506,12 @@ void bind_scheduler_node(py::module_& module) {
       .def("set_functions_", &Node::set_functions_, py::arg("functions"))
       .def("set_function_values_", &Node::set_function_values_, py::arg("values"))
       .def("set_function_of_group_", &Node::set_function_of_group_, py::arg("function_of_group"))
+      .def("refuse_capture", &Node::refuse_capture, py::arg("reason"))
+      .def_property_readonly("was_captured", &Node::was_captured)
       .def("read_last_lr", &Node::read_last_lr)
-      .def_property_readonly("num_moves", &Node::num_moves)
+      .def_property_readonly("num_moves", [](Node& node) { return node.num_moves(); })
       .def_property_readonly("has_only_begun", &Node::has_only_begun)
-      .def_property_readonly("has_moved", &Node::has_moved);
+      .def_property_readonly("may_have_moved", &Node::may_have_moved);
 
   // One step of a scheduler and of those that it is made of; returns whether it was done.
   module.def(
@@ -356,6 +523,19 @@ void bind_scheduler_node(py::module_& module) {
       },
       py::arg("node"), py::arg("lr"), py::arg("hypers"), py::arg("epoch"), py::arg("is_initial"),
       py::arg("is_jump"), py::arg("counts"), py::arg("metric"));
+
+  // The same on a device.
+  module.def(
+      "schedule_on_",
+      [](Node& node, DeviceTable& table, const c10::optional<double>& epoch, bool is_initial,
+         bool is_jump, bool counts, py::object metric) {
+        return node.step_on_(table, {epoch, is_initial, is_jump, counts, std::move(metric)});
+      },
+      py::arg("node"), py::arg("table"), py::arg("epoch"), py::arg("is_initial"),
+      py::arg("is_jump"), py::arg("counts"), py::arg("metric"));
+  module.def(
+      "materialize_scheduler_", [](Node& node, DeviceTable& table) { node.materialize_(table); },
+      py::arg("node"), py::arg("table"));
 
   // The names of the schedules, with those of their parameters.
   module.def("schedules", [] {

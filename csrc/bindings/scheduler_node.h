@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "bindings/device_scheduler.h"
+#include "bindings/device_table.h"
 #include "bindings/expression.h"
 #include "engine/kernel_tables.h"
 #include "math/schedule.h"
@@ -31,8 +33,9 @@ class SchedulerNode : private SchedulerRow {
   SchedulerNode(const std::string& kind, std::vector<std::string> column_names, bool counts_steps);
   SchedulerNode(const SchedulerNode&) = delete;  // others know where it lies
 
-  // The clock, by the names of ScheduleClock.
-  double read(const std::string& name) const;
+  // The clock, by the names of ScheduleClock. Reading waits for a device that knows it better;
+  // what is written is there before the next step.
+  double read(const std::string& name);
   void write_(const std::string& name, double value);
 
   // What the next steps read: numbers by the names of the schedule's parameters; for each column a
@@ -52,13 +55,27 @@ class SchedulerNode : private SchedulerRow {
   // knows one clock of each. Throws before anything has moved.
   bool step_(at::Tensor lr, at::Tensor hypers, const ScheduleCall& call);
 
-  // The lr of all groups after the last step, and how often it has been written.
-  const std::vector<double>& read_last_lr() const { return last_lr_; }
-  int64_t num_moves() const { return SchedulerRow::num_moves; }
-  // Whether no step has been counted but the one of construction.
-  bool has_only_begun() const { return clock.step_count == 1; }
-  // Whether the last step changed the lr, rather than keeping it.
-  bool has_moved() const { return moves_.front().lr.kind != MoveKind::keep; }
+  // The same on a device, in one launch, which a graph may capture: then every replay is a step. A
+  // metric that is a tensor on the device is read there, in every replay anew. Waits for nothing.
+  //
+  // As long as the host knows the clock, it makes the step as well, but for the moves; so it can
+  // refuse the step, and does not have to ask where the clock stands.
+  bool step_on_(DeviceTable& table, const ScheduleCall& call);
+  // Brings to the device what steps read, so that one can be captured, or replayed after an edit.
+  void materialize_(DeviceTable& table);
+  // Whether a graph has captured a step.
+  bool was_captured() const { return device_ != nullptr && device_->was_captured(); }
+  // Throws if the step that is under way is being captured, because `reason`.
+  void refuse_capture(const std::string& reason) const;
+
+  // The lr of all groups after the last step, and how often it has been written. Reading waits for
+  // a device.
+  std::vector<double> read_last_lr() const;
+  int64_t num_moves();
+  // Whether no step has been counted but the one of construction, as far as the host knows.
+  bool has_only_begun() const { return !is_behind() && clock.step_count == 1; }
+  // Whether the step that was just made changed the lr, or might have, for all the host knows.
+  bool may_have_moved() const { return is_behind() || moves_[0].lr.kind != MoveKind::keep; }
 
   // The Python objects that the node keeps alive, for Python's cycle collector.
   int traverse(visitproc visit, void* arg) const;
@@ -69,13 +86,23 @@ class SchedulerNode : private SchedulerRow {
   bool is_steppable();
   bool collect_parts(std::vector<const SchedulerNode*>& parts) const;
   void advance_(const ScheduleArgs& args);
-  void check_moves_(int64_t num_groups) const;
+  void check_moves(int64_t num_groups) const;
+  void check_functions(int64_t num_groups) const;
   void prepare_moves_(int64_t num_groups);
+  bool reads_column(int32_t column) const;
   void read_column_(int32_t column, int64_t num_groups);
-  void save_clock_();
-  void restore_clock_();
+  void save_clock_() { clock_before_ = clock; }
+  void restore_clock_() { clock = clock_before_; }
+  template <class Visit>
+  void for_each_node(const Visit& visit);
   template <class Visit>
   void for_each_part(const Visit& visit);
+
+  bool is_behind() const { return device_ != nullptr && device_->is_ahead(); }
+  void catch_up_();
+  void move_to_(Device* device);
+  void put_on_device_(int64_t num_groups, bool knows_moves);
+  void check_capture() const;
 
   std::vector<std::string> column_names_;
   // What is known of the tree, and how many edits of trees have been seen.
@@ -94,6 +121,10 @@ class SchedulerNode : private SchedulerRow {
   std::vector<double> column_values_;
   std::vector<Moves> moves_;
   std::vector<double> last_lr_;
+
+  // The same on the device that steps it, if one does.
+  std::unique_ptr<DeviceScheduler> device_;
+  bool functions_are_put_ = false;
 };
 
 void bind_scheduler_node(py::module_& module);

@@ -54,11 +54,22 @@ class CompositeScheduler(DeviceScheduler):
             self.optimizer.step, "_wrapped_by_lr_sched"
         )
         if table is None or not has_stepped or not self._runs_on_device():
-            super().step()
+            self._step_in_parts(table)
             return
         try:
-            if self._move(table):
-                return
+            done = self._move(table)
         except FloatingPointError:  # a part must call a function of the user's
-            pass
+            done = False
+        if not done:
+            self._step_in_parts(table)
+
+    def _step_in_parts(self, table: GroupTable | None) -> None:
+        """Lets torch's class step the schedulers, one after the other."""
+        if table is not None and table.device is not None and table.device.is_capturing:
+            raise RuntimeError(
+                f"this {type(self).__name__} cannot be captured in a graph: the host has to step "
+                "its parts one by one, because the optimizer has not stepped before, or a part is "
+                "no scheduler of fusedlr, has a formula or a step() of its own, calls functions on "
+                "the host, or comes twice"
+            )
         super().step()

@@ -167,7 +167,9 @@ class CyclicLR(EpochScheduler, torch.optim.lr_scheduler.CyclicLR):
             self._call_functions(node, epoch)
 
     def _call_functions(self, node: _backend.SchedulerNode, epoch: Any) -> bool:
-        self._functions().evaluate_for(node, self._argument(epoch))
+        functions = self._functions()
+        functions.check_capture(node)
+        functions.evaluate_for(node, self._argument(epoch))
         return True
 
     def _argument(self, epoch: Any) -> Any:

@@ -198,18 +198,22 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
         Returns whether it was done: the engine cannot step a scheduler twice in one call.
         """
         node = self._configured_node(table, epoch)
-        table.sync()
-        call = (node, table.lr, table.hypers, epoch, is_initial, is_jump, counts, metric)
+        call = (epoch, is_initial, is_jump, counts, metric)
         try:
-            done = _backend.schedule_(*call)
+            done = table.schedule_(node, *call)
         except FloatingPointError:
             # A function of the user's has no finite value here: it is asked itself, and may raise.
             if not self._call_functions(node, epoch):
                 raise
-            done = _backend.schedule_(*call)
-        table.sync()
+            done = table.schedule_(node, *call)
         self._remember_tensors(table.lr_tensors())
         return done
+
+    def _materialize(self) -> None:
+        """Brings to the device what steps read, so that one can be captured, or replayed."""
+        table = device_table(self.optimizer)
+        if table is not None and table.device is not None and self._runs_on_device():
+            _backend.materialize_scheduler_(self._configured_node(table), table.device)
 
     # The lr after the last step
 
@@ -256,6 +260,8 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
         """Loads a state of this class or of the torch class of the same name."""
         super().load_state_dict(state_dict)
         self._push_fields()
+        if self._node is not None and self._node.was_captured:
+            self._materialize()  # the next replay is to know it
 
     def __getstate__(self) -> dict[str, Any]:
         fields = self._pull_fields()

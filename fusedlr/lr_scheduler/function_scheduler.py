@@ -45,11 +45,13 @@ class FunctionScheduler(EpochScheduler):
             self._call_functions(node, epoch)
 
     def _call_functions(self, node: _backend.SchedulerNode, epoch: Any) -> bool:
+        functions = self._functions()
+        functions.check_capture(node)
         before = self.last_epoch
         # A function may look at the scheduler, which in torch is at the new epoch already.
         self.last_epoch = before + 1 if epoch is None else epoch
         try:
-            self._functions().evaluate_for(node, self.last_epoch)
+            functions.evaluate_for(node, self.last_epoch)
         finally:
             self.last_epoch = before
         return True

@@ -97,5 +97,5 @@ class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlat
         metric = metrics if is_single else float(metrics)
         self._move(table, epoch, metric=metric)
         has_grown = len(self.min_lrs) != len(table) and self.default_min_lr is not None
-        if has_grown and self._node is not None and self._node.has_moved:
+        if has_grown and self._node is not None and self._node.may_have_moved:
             self.min_lrs = list(self._columns(table)[0])  # as torch does when it reduces

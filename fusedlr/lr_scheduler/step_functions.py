@@ -15,6 +15,11 @@ from fusedlr.expression import Expression, compile_
 #: as long as calling it hundreds of times.
 _MOST_TRACES = 16
 
+_REMEDY = (
+    "Write it as arithmetic on the step, give a schedule of fusedlr.schedules instead, or pass "
+    "total_steps= to have its values tabulated."
+)
+
 #: Functions that a warning has named already; by their code, so that a lambda that is made again
 #: and again is named once.
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -81,6 +86,11 @@ class StepFunctions:
         # A product, as with the lr in torch: text is no number.
         node.set_function_values_([float(1.0 * function(argument)) for function in self._distinct])
 
+    def check_capture(self, node: _backend.SchedulerNode) -> None:
+        """Raises RuntimeError if a graph is capturing the step: it could not call the functions."""
+        names = ", ".join(map(tracing.name_of, self._distinct[:3]))
+        node.refuse_capture(f"the host would have to call {names} at every replay. {_REMEDY}")
+
     def _assign_groups(self, node: _backend.SchedulerNode) -> None:
         if self._node is not node:
             self._node, self._given = node, None
@@ -112,8 +122,7 @@ class StepFunctions:
         _warned.add(code)
         warnings.warn(
             f"{self._owner} calls {tracing.name_of(function)} on the host at every step, because "
-            f"{reason}. Write it as arithmetic on the step, give a schedule of fusedlr.schedules "
-            "instead, or pass total_steps= to have its values tabulated.",
+            f"{reason}. {_REMEDY}",
             UserWarning,
             stacklevel=user_stacklevel(),
         )

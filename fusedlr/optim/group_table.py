@@ -421,6 +421,15 @@ class GroupTable:
         if self._has_live:
             self._live.sync_()
 
+    def schedule_(self, node: _backend.SchedulerNode, *call: Any) -> bool:
+        """One step of a scheduler; `call` as in :func:`fusedlr._backend.schedule_`."""
+        self.sync()
+        if self.device is not None:
+            return _backend.schedule_on_(node, self.device, *call)
+        done = _backend.schedule_(node, self.lr, self.hypers, *call)
+        self.sync()
+        return done
+
     def snapshot(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """A group as a plain dict that shares no memory with the table or with live tensors."""
 
