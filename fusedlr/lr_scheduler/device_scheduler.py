@@ -149,12 +149,6 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
         self._prepare(node, epoch)
         return node
 
-    def _materialize(self) -> None:
-        """Creates what a step needs beforehand, for a step that is captured in a graph."""
-        table = device_table(self.optimizer)
-        if table is not None:
-            self._configured_node(table)
-
     @classmethod
     def _field_names(cls) -> list[str]:
         """The attributes that live in the engine's memory."""
