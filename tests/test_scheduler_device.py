@@ -6,19 +6,14 @@ import pytest
 import torch
 
 import fusedlr
-from fusedlr import lr_scheduler
 from schedule_cases import (
-    CHAINED_SCHEDULER,
     REPRESENTATIVES,
-    SEQUENTIAL_LR,
-    cases,
     each_case,
     each_representative,
     each_schedule,
-    joined,
     metric,
 )
-from schedule_lockstep import Lockstep, leaves, lrs, make_optimizer, momentums, outcome
+from schedule_lockstep import Lockstep, leaves
 
 COMPOSITES = [case for case in REPRESENTATIVES if case.children]
 
