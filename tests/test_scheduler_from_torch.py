@@ -49,13 +49,14 @@ def test_a_converted_scheduler_is_one_engine_call_for_each_step(monkeypatch):
     optimizer.step()
     scheduler.step()
     calls = []
-    schedule_ = fusedlr._backend.schedule_
+    table = type(optimizer._table)
+    schedule_ = table.schedule_
 
     def counted(*arguments):
         calls.append(arguments)
         return schedule_(*arguments)
 
-    monkeypatch.setattr(fusedlr._backend, "schedule_", counted)
+    monkeypatch.setattr(table, "schedule_", counted)
     before = lrs(optimizer)
     for _ in range(6):
         scheduler.step()
