@@ -53,7 +53,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=["cpu", "torch"])
+@pytest.fixture(params=["cpu", "torch", "walked"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engines that serve CPU tensors: a test that takes this runs on each of them."""
     monkeypatch.setenv("FUSEDLR_BACKEND", request.param)

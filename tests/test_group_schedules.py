@@ -47,7 +47,7 @@ STEPS = 12
 RAMP = s.linear(1.0, 0.0, steps=100)
 
 
-@pytest.fixture(params=["cpu", "torch", "no extension"])
+@pytest.fixture(params=["cpu", "torch", "walked", "no extension"])
 def engine(request, monkeypatch):
     """What serves CPU tensors; without the extension, Python does what the engines do."""
     if request.param == "no extension":
