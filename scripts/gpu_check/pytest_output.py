@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from time import monotonic
 
-_RESULT = re.compile(r"^(?P<test>\S+::.*?) (?P<result>PASSED|FAILED|ERROR)\b")
-_STARTED = re.compile(r"^(?P<test>\S+::\S+)")
-_SUMMARY = re.compile(r"^(FAILED|ERROR) (?P<what>\S+::.*)$")
+# Names without the way to the folder of the tests.
+_RESULT = re.compile(r"^(?:\.\./)*(?P<test>\S+::.*?) (?P<result>PASSED|FAILED|ERROR)\b")
+_STARTED = re.compile(r"^(?:\.\./)*(?P<test>\S+::\S+)")
+_SUMMARY = re.compile(r"^(FAILED|ERROR) (?:\.\./)*(?P<what>\S+::.*)$")
 _SAY_EVERY_SECONDS = 10.0
 
 

@@ -202,10 +202,16 @@ class Check:
 
 def build(check: Check, result: Result) -> None:
     """Compiles the extension into a folder of its own, imports it and asks which engines it has."""
-    environment = {"FUSEDLR_CUDA": "0"} if check.is_rehearsal else {}
-    for name, value in (("FUSEDLR_CUDA", "1"), ("TORCH_CUDA_ARCH_LIST", check.facts["arch_list"])):
-        if value is not None and name not in os.environ:
-            environment.setdefault(name, value)
+    environment = {
+        "FUSEDLR_CUDA": "0" if check.is_rehearsal else "1",
+        "TORCH_CUDA_ARCH_LIST": check.facts["arch_list"],
+        "CUDA_HOME": find_cuda_home(),
+    }
+    environment = {
+        name: value
+        for name, value in environment.items()
+        if value is not None and name not in os.environ
+    }
     problems: list[str] = []
 
     def on_line(line: str) -> None:
@@ -225,6 +231,20 @@ def build(check: Check, result: Result) -> None:
         result.facts["failures"] = problems[:20]
     else:
         import_built(check, result)
+
+
+def find_cuda_home() -> str | None:
+    """A CUDA toolkit that has headers: the nvcc on the path may be a link to one elsewhere."""
+    nvcc = shutil.which("nvcc")
+    homes = [Path(nvcc).resolve().parents[1]] if nvcc else []
+    homes += [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+    for home in homes:
+        headers = (home / "include", *home.glob("targets/*/include"))
+        if (home / "bin/nvcc").exists() and any(
+            (folder / "cuda_runtime_api.h").exists() for folder in headers
+        ):
+            return os.fspath(home)
+    return None
 
 
 def import_built(check: Check, result: Result) -> None:
@@ -268,7 +288,8 @@ def run_tests(check: Check, result: Result, *arguments: str | Path) -> None:
 
 def test(check: Check, result: Result) -> None:
     """The tables of all tests on the engine for CUDA; every step must not wait for the device."""
-    run_tests(check, result, ROOT / "tests/gpu", "--ignore-glob=*/test_graph*")
+    folder = ROOT / "tests/gpu"
+    run_tests(check, result, folder, f"--ignore-glob={folder}/test_graph*")
 
 
 def graph(check: Check, result: Result) -> None:
@@ -340,7 +361,7 @@ def sanitize(check: Check, result: Result) -> None:
 
 
 def find_sanitizer() -> str | None:
-    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    homes = [os.environ.get("CUDA_HOME"), find_cuda_home()]
     folders = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
