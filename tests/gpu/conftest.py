@@ -1,4 +1,4 @@
-"""What the tests of a GPU share."""
+"""What the tests of a GPU, and of its kernels walked on the host, share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from places import CPU, CUDA, Place
+from places import CPU, CUDA, WALKED, Place
 from torch.optim.lr_scheduler import LRScheduler
 
 import fusedlr
 
-PLACES = {"cuda": CUDA}
 
-
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=[WALKED, pytest.param(CUDA, marks=pytest.mark.gpu)], ids=str)
 def place(request: pytest.FixtureRequest) -> Place:
     """Where the steps of a test run: a test that takes this runs at each place."""
-    if request.config.getoption("--rehearse") and not torch.cuda.is_available():
-        return CPU
-    return PLACES[request.param]
+    place: Place = request.param
+    is_rehearsal = request.config.getoption("--rehearse") and not torch.cuda.is_available()
+    return CPU if is_rehearsal and place is CUDA else place
 
 
 def _classes_with_a_step() -> list[Any]:

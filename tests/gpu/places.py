@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from fusedlr import _backend
+
 
 @dataclass(frozen=True)
 class Place:
@@ -46,6 +48,27 @@ def _set_backend(backend: str | None) -> None:
 
 CPU = Place("cpu", torch.device("cpu"), "cpu", ulps=0)
 CUDA = Place("cuda", torch.device("cuda", 0), None, ulps=2)
+#: The kernels of a GPU, walked on the host.
+WALKED = Place("walked", torch.device("cpu"), "walked", ulps=0)
+
+
+def captured(place: Place, step: Callable[[], Any]) -> Callable[[], Any]:
+    """What replays a step; nothing has moved yet. (The CPU engine has no graphs: it steps.)"""
+    if place is CUDA:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+    if place is WALKED:
+        walked = _backend.extension.WalkedGraph()
+        walked.begin_()
+        try:
+            step()
+        finally:
+            walked.end_()
+        replay: Callable[[], Any] = walked.replay_
+        return replay
+    return step
 
 
 def assert_as_on_cpu(

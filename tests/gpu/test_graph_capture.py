@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from places import Place, assert_same_bits, everything_of, parameters_on
+from places import Place, assert_same_bits, captured, everything_of, parameters_on
 from torch import Tensor
 
 import fusedlr
@@ -24,16 +24,6 @@ from cases import (
 from schedule_cases import REPRESENTATIVES
 
 SHAPES = [(300,), (17, 3), (), (65_537,)]
-
-
-def captured(place: Place, step: Callable[[], Any]) -> Callable[[], Any]:
-    """What replays the step; nothing has moved yet. (Without a GPU: the step itself.)"""
-    if place.device.type != "cuda":
-        return step
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
 
 
 class Run:
@@ -275,6 +265,14 @@ def step_eagerly(run: Run, saved: dict[str, Any]) -> None:
     run.optimizer.step()
 
 
+def load_and_step_eagerly(run: Run, saved: dict[str, Any]) -> None:
+    """Which makes new plans; what has been freed meanwhile is written over."""
+    run.optimizer.load_state_dict(saved)
+    run.optimizer.step()
+    for size in range(1, 200):
+        torch.full((20, size), 1e30, dtype=torch.float64, device=run.place.device)
+
+
 def remove_the_overflow(run: Run, saved: dict[str, Any]) -> None:
     run.found_inf.fill_(1.0)
     del run.optimizer.found_inf
@@ -291,6 +289,7 @@ BETWEEN = [
     shrink_the_parameters,
     set_completed_steps,
     step_eagerly,
+    load_and_step_eagerly,
     remove_the_overflow,
 ]
 
