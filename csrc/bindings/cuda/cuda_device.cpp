@@ -32,7 +32,10 @@ class CudaDevice final : public Device {
   }
   void launch(const ScheduleArgs& args) override { launch_kernel(args); }
 
-  bool is_capturing() override { return c10::cuda::isStreamCapturingMayInitCtx(stream()); }
+  bool is_capturing() override {
+    const c10::cuda::CUDAGuard guard(index_);
+    return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  }
 
   void read(void* to, const void* from, int64_t size) override {
     const c10::cuda::CUDAGuard guard(index_);
