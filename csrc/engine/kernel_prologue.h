@@ -8,6 +8,7 @@
 #include "engine/kernel_links.h"
 #include "engine/kernel_tables.h"
 #include "engine/step_count.h"
+#include "engine/struct_of_doubles.h"
 #include "math/rules.h"
 
 namespace fusedlr {
@@ -97,8 +98,8 @@ struct Prologue {
     typename Rule::Memo memo;
     const typename Rule::Coeffs coeffs =
         Rule::prepare(hyper, tables.lr[row.group], Rule::kCountsSteps ? read_step(row) : 0, memo);
-    static_assert(sizeof(coeffs) <= sizeof(double) * kMaxCoeffs);
-    memcpy(to, &coeffs, sizeof(coeffs));
+    static_assert(kDoubles<typename Rule::Coeffs> <= kMaxCoeffs);
+    write_struct_(to, coeffs);
   }
 
   static FUSEDLR_HOST_DEVICE void write_records_(const StepTables& tables, int thread,

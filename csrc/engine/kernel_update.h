@@ -3,13 +3,14 @@
 
 #include <cstdint>
 
-#include "engine/kernel_rule.h"
 #include "engine/kernel_tables.h"
 #include "engine/kernel_update_any.h"
 #include "engine/kernel_update_uniform.h"
+#include "engine/struct_of_doubles.h"
 #include "engine/tuning.h"
 #include "engine/unroll.h"
 #include "math/host_device.h"
+#include "math/rules.h"
 #include "math/storage.h"
 
 namespace fusedlr {
@@ -52,7 +53,7 @@ struct Update {
       const int64_t left = row.numel - begin;
       const int count = left < kDeviceChunkElements ? static_cast<int>(left) : kDeviceChunkElements;
       const auto coeffs =
-          read_coeffs<Rule>(args.coeffs + static_cast<int64_t>(chunk.row) * kMaxCoeffs);
+          read_struct<typename Rule::Coeffs>(args.coeffs + int64_t{chunk.row} * kMaxCoeffs);
       if constexpr (kStorage == Storage::any) {
         const int64_t* layout = row.layout < 0 ? nullptr : args.layouts + row.layout;
         if (row.param_dtype == Dtype::float64) {

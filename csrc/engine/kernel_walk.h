@@ -23,7 +23,11 @@ void walk(const Args& args) {
 template <class Body>
 void walk_phases(const typename Body::Args& args) {
   for (int phase = 0; phase < Body::kPhases; ++phase) {
-    for (int thread = 0; thread < kThreads; ++thread) Body::run(phase, args, thread, kThreads);
+    for (int i = 0; i < kThreads; ++i) {
+      // Every other phase backwards: within a phase, no thread may count on another one.
+      const int thread = phase % 2 == 0 ? i : kThreads - 1 - i;
+      Body::run(phase, args, thread, kThreads);
+    }
   }
 }
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <iterator>
 
 #include "engine/plan_tables.h"
+#include "engine/struct_of_doubles.h"
 #include "math/host_device.h"
 
 namespace fusedlr {
@@ -27,10 +27,8 @@ FUSEDLR_HOST_DEVICE void advance_step_(const TensorRow& row) {
 template <class Rule>
 FUSEDLR_HOST_DEVICE typename Rule::Hyper hyper_of(const double* hypers, int64_t num_hypers,
                                                   int32_t group) {
-  typename Rule::Hyper hyper;
-  static_assert(sizeof(hyper) == sizeof(double) * std::size(Rule::Hyper::kNames));
-  memcpy(&hyper, hypers + group * num_hypers, sizeof(hyper));
-  return hyper;
+  static_assert(kDoubles<typename Rule::Hyper> == std::size(Rule::Hyper::kNames));
+  return read_struct<typename Rule::Hyper>(hypers + group * num_hypers);
 }
 
 }  // namespace fusedlr
