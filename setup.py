@@ -15,9 +15,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
+
+# An isolated build would bring its own. An older one stumbles over pyproject.toml, and what it says
+# then helps nobody; 65 is what Python 3.11 puts into a new environment.
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    raise SystemExit(
+        f"fusedlr is built by setuptools 77 or newer, but this is {setuptools.__version__}: "
+        'pip install "setuptools>=77.0.3" ninja'
+    )
 
 # No -std: torch's builder adds the one that its own headers need (C++17 for torch 2.11, C++20 since
 # 2.12), and either is enough for ours.
@@ -144,7 +153,8 @@ def build_settings() -> dict:
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"fusedlr is compiled against the torch that it will run with, but: {error}. "
-            "Install torch 2.11 to 2.13, then: pip install --no-build-isolation . "
+            'Install torch 2.11 to 2.13, and `pip install "setuptools>=77.0.3" ninja`, then: '
+            "pip install --no-build-isolation . "
             "(FUSEDLR_EXTENSION=0 installs without the compiled extension.)"
         ) from None
 

@@ -33,7 +33,7 @@ except ImportError as error:
     warnings.warn(
         f"fusedlr runs without its compiled engines, on torch.optim's own functions ({error}). "
         "Build them with `pip install --no-build-isolation -e .` in the source folder "
-        "(needs a C++ compiler and ninja).",
+        "(needs a C++ compiler, setuptools 77 or newer, and ninja).",
         RuntimeWarning,
         stacklevel=user_stacklevel(),
     )

@@ -396,6 +396,9 @@ class Guarded:
 # ------------------------------------------------------------------------------- what tests use
 
 each_optimizer = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
+each_with_betas = pytest.mark.parametrize(
+    "case", [case for case in OPTIMIZERS if case.momentum_key == "betas"], ids=str
+)
 each_scheduled = pytest.mark.parametrize(
     ("case", "arguments"),
     [

@@ -3,8 +3,10 @@
 import importlib.metadata
 import json
 import os
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,14 @@ def test_without_the_extension_the_package_warns_once_and_works():
     assert info["simd"] is None
     assert info["devices"]["cpu"]["engine"] == "torch"
     assert "the extension was hidden" in info["devices"]["cpu"]["reason"]
+
+
+def test_a_setuptools_that_is_too_old_is_named_with_what_to_install(monkeypatch):
+    too_old = types.ModuleType("setuptools")
+    too_old.__version__, too_old.Extension, too_old.setup = "65.5.0", None, None
+    monkeypatch.setitem(sys.modules, "setuptools", too_old)
+    with pytest.raises(SystemExit, match=r'65\.5\.0: pip install "setuptools>=77\.0\.3" ninja'):
+        runpy.run_path(str(ROOT / "setup.py"))
 
 
 def check_training_under_another_default_device():

@@ -33,6 +33,7 @@ from cases import (
     OptimizerCase,
     each_optimizer,
     each_scheduled,
+    each_with_betas,
     random_tensor,
 )
 from fusedlr import _backend
@@ -385,10 +386,8 @@ def test_all_scheduled_hypers_can_be_edited_while_training(case, edit, engine):
         torch.testing.assert_close(params_of(ours), params, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@each_optimizer
+@each_with_betas
 def test_one_entry_of_a_pair_can_follow_a_schedule(case):
-    if case.momentum_key != "betas":
-        return
     falling = 0.9 * RAMP
     optimizer = make(case, {"betas": (falling, 0.5)})
     group = optimizer.param_groups[0]

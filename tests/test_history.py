@@ -14,7 +14,7 @@ import torch
 from torch.nn import Parameter
 
 import fusedlr
-from cases import OptimizerCase, each_optimizer
+from cases import OptimizerCase, each_optimizer, each_with_betas
 from fusedlr import _backend
 from fusedlr import schedules as s
 
@@ -161,10 +161,8 @@ def test_a_group_that_is_taken_away_has_no_lr_any_more(case, engine):
     assert same(history.to_dict()["lr[1]"], [0.25, 0.25, math.nan, math.nan])
 
 
-@each_optimizer
+@each_with_betas
 def test_a_pair_is_recorded_by_its_entries(case):
-    if case.momentum_key != "betas":
-        return
     beta = s.linear(0.5, 0.75, steps=2)
     optimizer = make(case, betas=(0.25, beta))
     history = fusedlr.History(optimizer, capacity=5)
