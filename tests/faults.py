@@ -42,7 +42,7 @@ def around_each_step(change_: Callable[[ObservedPlan], Callable[[], Any]]) -> No
             for undo_ in reversed(undo):
                 undo_()
 
-    _backend.new_plan = ObservedPlan
+    _backend.new_plan = lambda groups, tables, *others: ObservedPlan(groups, *tables, *others)
     _backend.try_step_ = faulty_step_
 
 
@@ -54,7 +54,9 @@ def no_op_step() -> None:
 def step_with_the_first_lr() -> None:
     """A step goes on with the lr that was in the table when its plan was built."""
     new_plan = _backend.new_plan
-    _backend.new_plan = lambda groups, lr, *others: new_plan(groups, lr.clone(), *others)
+    _backend.new_plan = lambda groups, tables, *others: new_plan(
+        groups, (tables[0].clone(), tables[1]), *others
+    )
 
 
 def ignored_lr_edits() -> None:
