@@ -1,6 +1,7 @@
 """Schedulers on a device, walked on the host: alone, and as steps that a graph replays."""
 
 import copy
+import gc
 import math
 import random
 import warnings
@@ -237,17 +238,16 @@ def test_schedulers_inside_can_be_stepped_by_hand_between_replays(case):
 
 @each_case(of=ONE_CYCLE_LR)
 def test_replays_past_the_end_of_a_schedule_leave_the_numbers_as_they_are(case):
-    lockstep = replayed_lockstep(case)
-    ours = lockstep.ours
-    last = int(min(case.final_epoch, 400))
-    while ours.scheduler.last_epoch < last:
+    """A device cannot refuse a step."""
+    ours = replayed_lockstep(case).ours
+    total_steps = ours.scheduler.total_steps
+    seen = [ours.observe_hypers()]
+    for _ in range(total_steps + 3):
         ours.scheduler.step()
-    before = ours.observe_hypers()
-    for _ in range(3):
-        ours.scheduler.step()
-    is_over = last == case.final_epoch
-    assert (ours.observe_hypers() == before) is is_over
-    assert ours.scheduler.last_epoch == last + 3
+        seen.append(ours.observe_hypers())
+    assert seen[total_steps:] == [seen[total_steps]] * 4
+    assert len(set(map(str, seen))) > 3
+    assert ours.scheduler.last_epoch == total_steps + 3
 
 
 @each_case(moves_momentum=True)
@@ -316,13 +316,45 @@ def refusal(scheduler, act, error):
 
 
 @pytest.mark.parametrize("case", COMPOSITES, ids=str)
-def test_a_step_that_was_not_prepared_says_what_to_call_first(case):
+@pytest.mark.parametrize("prepares_by", ["step", "materialize"])
+def test_a_step_that_was_not_prepared_says_what_to_call_first(case, prepares_by):
     optimizer = make_optimizer(fusedlr, 3, name=case.optimizer)
     scheduler = case.build(fusedlr, optimizer)
     optimizer.step()
-    assert "scheduler.step()" in refusal(scheduler, scheduler.step, RuntimeError)
-    scheduler.step()
+    said = refusal(scheduler, scheduler.step, RuntimeError)
+    assert "scheduler.step()" in said
+    assert "optimizer.materialize()" in said
+    (scheduler.step if prepares_by == "step" else optimizer.materialize)()
     assert record(scheduler.step).size == 1
+
+
+def test_a_scheduler_that_no_longer_fits_does_not_keep_others_from_being_prepared():
+    optimizer = make_optimizer(fusedlr, 2)
+    old = lr_scheduler.LambdaLR(optimizer, [lambda epoch: 0.5, lambda epoch: 0.25])
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    new = lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5)
+    optimizer.step()
+    new.base_lrs[0] = 8.0
+    optimizer.materialize()
+    graph = record(new.step)
+    graph.replay_()
+    assert lrs(optimizer)[0] == 4.0
+    with pytest.raises(ValueError, match="build a new scheduler"):
+        record(old.step)
+
+
+def test_a_graph_outlives_the_scheduler_that_it_has_captured():
+    lockstep = replayed_lockstep(BY_ITSELF[0])
+    replayed = lockstep.ours.schedulers.pop()
+    graph = replayed._graph
+    epoch = replayed.last_epoch
+    del replayed
+    gc.collect()
+    for _ in range(5):
+        graph.replay_()
+        lockstep.theirs.scheduler.step()
+    assert epoch == 0
+    lockstep.check_hypers()
 
 
 def test_settings_that_have_changed_since_the_last_step_are_refused():
@@ -361,8 +393,9 @@ def test_a_function_that_the_host_has_to_call_is_refused_with_the_remedy():
 
 def test_a_function_without_a_finite_value_is_refused():
     optimizer = make_optimizer(fusedlr)
-    scheduler = lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 - epoch))
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda epoch: 2.0**epoch)
     optimizer.step()
+    scheduler.last_epoch = 5000
     assert "total_steps=" in refusal(scheduler, scheduler.step, RuntimeError)
 
 
