@@ -92,10 +92,6 @@ def test_tensors_and_more_groups_give_the_bits_of_torch(case, lr_kind, num_group
     Lockstep(case, num_groups=num_groups, lr_kind=lr_kind).run(steps)
 
 
-def test_all_schedulers_on_one_optimizer_give_the_bits_of_torch():
-    Lockstep(*REPRESENTATIVES).run(60)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
 @each_case(takes_metric=True)
 def test_a_metric_that_is_a_tensor_counts_like_its_number(case, dtype):
