@@ -53,6 +53,13 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(params=["cpu", "walked"])
+def compiled_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The CPU engine, and the kernels of a device, walked: a test that takes this runs on both."""
+    monkeypatch.setenv("FUSEDLR_BACKEND", request.param)
+    return str(request.param)
+
+
 @pytest.fixture(params=["cpu", "torch", "walked"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engines that serve CPU tensors: a test that takes this runs on each of them."""

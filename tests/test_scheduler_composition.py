@@ -27,6 +27,8 @@ from schedule_lockstep import (
     outcome,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 SIDES = (fusedlr, torch.optim)
 
 #: A representative of each class with a formula of its own, and of each that is made of others.

@@ -31,6 +31,8 @@ from schedule_lockstep import (
     outcome,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 SIDES = (fusedlr, torch.optim)
 
 

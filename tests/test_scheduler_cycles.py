@@ -17,6 +17,8 @@ from schedule_cases import (
 )
 from schedule_lockstep import LR_KINDS, Lockstep, Side, lrs, make_optimizer, momentums
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 SIDES = (fusedlr, torch.optim)
 
 each_momentum_row = pytest.mark.parametrize("case", cases(moves_momentum=True), ids=str)

@@ -11,6 +11,8 @@ from fusedlr.lr_scheduler import from_torch
 from schedule_cases import SCHEDULES, each_schedule
 from schedule_lockstep import Lockstep, lrs, make_optimizer
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 TORCH = torch.optim.lr_scheduler
 
 

@@ -14,7 +14,10 @@ from schedule_lockstep import Lockstep, Side, exact, lrs, make_optimizer
 SIDES = (fusedlr, torch.optim)
 
 #: Functions that are no arithmetic stay on the host, with a warning that a test of its own is for.
-pytestmark = pytest.mark.filterwarnings("ignore:.* on the host at every step:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("compiled_engine"),
+    pytest.mark.filterwarnings("ignore:.* on the host at every step:UserWarning"),
+]
 
 TAKES_FUNCTIONS = [case.of for case in cases(takes_functions=True, among=REPRESENTATIVES)]
 

@@ -9,6 +9,8 @@ import fusedlr
 from schedule_cases import REDUCE_LR_ON_PLATEAU, SCHEDULES, cases, each_case, metric
 from schedule_lockstep import Lockstep, exact, lrs, make_optimizer
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 SIDES = (fusedlr, torch.optim)
 CASE = cases(of=REDUCE_LR_ON_PLATEAU)[0]
 

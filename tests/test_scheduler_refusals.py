@@ -8,6 +8,8 @@ import torch
 import fusedlr
 from fusedlr import lr_scheduler, schedules
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 
 def optimizer_with(**hypers):
     param = torch.nn.Parameter(torch.ones(2))

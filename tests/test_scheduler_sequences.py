@@ -3,12 +3,15 @@
 import copy
 import warnings
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedule_cases import each_representative
 from schedule_lockstep import LR_KINDS, Lockstep, Side, leaves, make_optimizer
+
+pytestmark = pytest.mark.usefixtures("compiled_engine")
 
 GROUPS = 3
 

@@ -16,6 +16,8 @@ from schedule_cases import (
 )
 from schedule_lockstep import Lockstep, Side, exact_state, lrs, make_optimizer
 
+pytestmark = pytest.mark.usefixtures("compiled_engine")
+
 SIDES = (fusedlr, torch.optim)
 
 

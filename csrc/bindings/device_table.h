@@ -108,6 +108,8 @@ class DeviceTable {
   StepTables* step_tables() const { return tables_blob_.data<StepTables>(); }
   // Launches have become part of a graph, which the host may replay without asking.
   void note_capture_() { was_captured_ = true; }
+  // What graphs have captured must live as long as their replays can: at least as long as this.
+  void keep_(std::shared_ptr<const void> captured) { kept_.push_back(std::move(captured)); }
   bool was_captured() const { return was_captured_; }
 
  private:
@@ -144,6 +146,7 @@ class DeviceTable {
   std::vector<LiveLink> link_rows_;
   at::Tensor link_memory_;
   bool links_are_sent_ = true;
+  std::vector<std::shared_ptr<const void>> kept_;
 };
 
 void bind_device_table(py::module_& module);

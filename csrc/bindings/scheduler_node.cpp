@@ -369,7 +369,7 @@ void SchedulerNode::move_to_(Device* device) {
   }
   if (device == nullptr) return;
   const SchedulerRow& row = *this;
-  device_ = std::make_unique<DeviceScheduler>(*device, row);
+  device_ = std::make_shared<DeviceScheduler>(*device, row);
   functions_are_put_ = false;
 }
 
@@ -410,7 +410,23 @@ void SchedulerNode::check_capture() const {
   }
 }
 
+// Whether there is a number, or none at all, and a function for each group.
+bool SchedulerNode::fits(int64_t num_groups) const {
+  const auto has_numbers = [&](const py::handle& column) {
+    const auto size = static_cast<int64_t>(py::len(column));
+    return size == num_groups || size == 0;
+  };
+  const bool has_functions =
+      num_functions == 1 || static_cast<int64_t>(function_of_group_.size()) == num_groups;
+  return has_functions && std::all_of(columns_.begin(), columns_.end(), has_numbers);
+}
+
 void SchedulerNode::materialize_(DeviceTable& table) {
+  bool is_ready = true;
+  for_each_node([&](SchedulerNode& node) {
+    is_ready &= node.was_captured() || node.fits(table.num_groups());
+  });
+  if (!is_ready) return;
   for_each_node([&](SchedulerNode& node) {
     node.move_to_(&table.device());
     node.put_on_device_(table.num_groups(), /*knows_moves=*/false);
@@ -469,7 +485,10 @@ bool SchedulerNode::step_on_(DeviceTable& table, const ScheduleCall& call) {
   } else if (host_follows) {
     for_each_part([](SchedulerNode& part) { ++part.SchedulerRow::num_moves; });
   }
-  for_each_node([&](SchedulerNode& node) { node.device_->note_step_(is_capture, host_follows); });
+  for_each_node([&](SchedulerNode& node) {
+    if (is_capture && !node.was_captured()) table.keep_(node.device_);
+    node.device_->note_step_(is_capture, host_follows);
+  });
   return true;
 }
 

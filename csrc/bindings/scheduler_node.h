@@ -62,6 +62,7 @@ class SchedulerNode : private SchedulerRow {
   // refuse the step, and does not have to ask where the clock stands.
   bool step_on_(DeviceTable& table, const ScheduleCall& call);
   // Brings to the device what steps read, so that one can be captured, or replayed after an edit.
+  // Does nothing if that does not fit the groups and no graph relies on it: a step will say so.
   void materialize_(DeviceTable& table);
   // Whether a graph has captured a step.
   bool was_captured() const { return device_ != nullptr && device_->was_captured(); }
@@ -101,6 +102,7 @@ class SchedulerNode : private SchedulerRow {
   bool is_behind() const { return device_ != nullptr && device_->is_ahead(); }
   void catch_up_();
   void move_to_(Device* device);
+  bool fits(int64_t num_groups) const;
   void put_on_device_(int64_t num_groups, bool knows_moves);
   void check_capture() const;
 
@@ -123,7 +125,7 @@ class SchedulerNode : private SchedulerRow {
   std::vector<double> last_lr_;
 
   // The same on the device that steps it, if one does.
-  std::unique_ptr<DeviceScheduler> device_;
+  std::shared_ptr<DeviceScheduler> device_;
   bool functions_are_put_ = false;
 };
 

@@ -3,6 +3,15 @@
 On a fused optimizer the lr of all groups moves in one engine call, in float64; the numbers are
 torch's to the last bit. All schedulers of torch.optim work on fused optimizers, too;
 :func:`from_torch` turns one into its twin here.
+
+Where the parameters are on a device that runs kernels, the clock of a scheduler lives there, and
+``step()`` is one launch, for all groups and for compositions as a whole; it waits for nothing. A
+graph that has captured it makes a step at every replay, from whatever ``last_epoch`` or
+``load_state_dict`` have set in between; reading ``last_epoch`` or ``get_last_lr()`` then waits for
+the device. Other attributes that were edited by hand count from the next ``step()`` or
+``optimizer.materialize()`` on. What only the host can do (call a function, step parts one by one,
+read a metric of its own) is refused with a RuntimeError while a graph is captured, and a replay
+past the end of OneCycleLR leaves the numbers as they are.
 """
 
 from torch.optim.lr_scheduler import LRScheduler, _LRScheduler

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fusedlr.lr_scheduler.composition import CompositeScheduler
 
@@ -37,3 +41,9 @@ class ChainedScheduler(CompositeScheduler, torch.optim.lr_scheduler.ChainedSched
     """
 
     _kind = "chained"
+
+    def __init__(
+        self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None
+    ) -> None:
+        super().__init__(schedulers, optimizer)
+        self._join_optimizer()

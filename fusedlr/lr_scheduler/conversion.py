@@ -82,6 +82,7 @@ def from_torch(scheduler: Any, *, total_steps: int | None = None) -> DeviceSched
             refuse_scheduled_groups(ours.optimizer, "lr", ours._momentum_name())
             ours._parameters()  # raises if torch would divide by zero one day
         _check_functions(ours, total_steps)
+        ours._join_optimizer()
         return ours
 
     return convert(scheduler)

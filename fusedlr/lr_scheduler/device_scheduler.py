@@ -139,6 +139,7 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
             node = _backend.new_scheduler_node(self._kind, self._column_names, self._counts_steps)
             self._node, self._table_seen = node, None
             self._push_fields()
+            self._join_optimizer()
         momentum = self._momentum_name()
         column = -1 if momentum is None else table.column(momentum)
         node.configure_(self._parameters(), self._columns(table), column)
@@ -202,6 +203,11 @@ class DeviceScheduler(torch_scheduler.LRScheduler):
             done = table.schedule_(node, *call)
         self._remember_tensors(table.lr_tensors())
         return done
+
+    def _join_optimizer(self) -> None:
+        """Lets ``optimizer.materialize()`` prepare this scheduler, too."""
+        if device_table(self.optimizer) is not None:
+            self.optimizer._schedulers.add(self)  # type: ignore[attr-defined]
 
     def _materialize(self) -> None:
         """Brings to the device what steps read, so that one can be captured, or replayed."""

@@ -65,6 +65,7 @@ class ReduceLROnPlateau(DeviceScheduler, torch.optim.lr_scheduler.ReduceLROnPlat
     def _reset(self) -> None:
         refuse_scheduled_groups(self.optimizer, "lr")
         super()._reset()
+        self._join_optimizer()
 
     def _parameters(self) -> dict[str, Any]:
         return {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fusedlr.lr_scheduler.composition import CompositeScheduler
 
@@ -44,6 +46,16 @@ class SequentialLR(CompositeScheduler, torch.optim.lr_scheduler.SequentialLR):
     """
 
     _kind = "sequential"
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: list[LRScheduler],
+        milestones: list[int],
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, schedulers, milestones, last_epoch)
+        self._join_optimizer()
 
     def _table_source(self) -> Any:
         return self._milestones

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -102,6 +103,8 @@ class FusedOptimizer(Optimizer):
     _recorders: list[Recorder]
     # Plans that graphs have captured: they know the memory by address.
     _captured_plans: list[_backend.Plan]
+    # The schedulers that an engine steps: materialize() prepares them, too.
+    _schedulers: weakref.WeakSet[Any]
     _scheduled_defaults: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -253,6 +256,7 @@ class FusedOptimizer(Optimizer):
             self._clock = (_backend.step_clock_class() or StepClock)()
             self._recorders = []
             self._captured_plans = []
+            self._schedulers = weakref.WeakSet()
         self._revision.bump()
         self._state = OptimizerState(self._revision, entries)
 
@@ -351,8 +355,9 @@ class FusedOptimizer(Optimizer):
     def materialize(self) -> None:
         """Creates all that steps need, without making one: state, and the tables on the device.
 
-        For the capture of a CUDA graph without a step before it. Every parameter that requires a
-        gradient is taken to have one by then, in the parameter's dtype and layout.
+        Also brings the settings of the optimizer's schedulers there, if they are fusedlr's. For the
+        capture of a CUDA graph without a step before it. Every parameter that requires a gradient
+        is taken to have one by then, in the parameter's dtype and layout.
 
         Example:
             >>> import torch, fusedlr
@@ -367,6 +372,8 @@ class FusedOptimizer(Optimizer):
             self._build_plans()
         while self._plans and (obstacle := _backend.materialize_(self._plans)):
             self._remove(obstacle)
+        for scheduler in list(self._schedulers):
+            scheduler._materialize()
 
     def _finish_without_plans(self) -> None:
         """Does what the plans leave to be done: the groups of torch's functions, and the clock."""
