@@ -311,11 +311,22 @@ def test_the_lr_tensor_holds_the_lr_of_every_group(case, engine):
         lambda lr: lr.__setitem__(slice(None), 0.3),
         lambda lr: lr.copy_(torch.tensor([0.3, 0.3])),
         lambda lr: lr[0].fill_(0.3) + lr[1].fill_(0.3),
-        lambda lr: lr.numpy().fill(0.3),
     ],
 )
 @each_optimizer
 def test_writing_into_the_lr_tensor_is_seen_by_the_next_step_and_by_the_groups(case, write, engine):
+    check_that_a_write_is_seen(case, write)
+
+
+# Memory of a device is none of NumPy's.
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@each_optimizer
+def test_numpy_can_write_into_the_lr_tensor_of_the_host(case, backend, monkeypatch):
+    monkeypatch.setenv("FUSEDLR_BACKEND", backend)
+    check_that_a_write_is_seen(case, lambda lr: lr.numpy().fill(0.3))
+
+
+def check_that_a_write_is_seen(case, write):
     optimizers = twins(case)
     train(optimizers)
     write(optimizers[0].lr)
