@@ -7,6 +7,7 @@
 #include "bindings/device.h"
 #include "bindings/device_table.h"
 #include "bindings/expression.h"
+#include "bindings/kernel_layouts.h"
 #include "bindings/live_tensors.h"
 #include "bindings/plan.h"
 #include "bindings/scheduler_node.h"
@@ -39,6 +40,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fusedlr::bind_scheduler_node(module);
   fusedlr::bind_device(module);
   fusedlr::bind_walked_device(module);
+  fusedlr::bind_kernel_layouts(module);
   module.def("simd_level", &simd_level);
   // Whether a profiler or another observer wants to see ranges such as "Optimizer.step#Adam.step".
   module.def("has_observers", [] { return at::hasCallbacks(); });
