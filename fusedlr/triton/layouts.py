@@ -11,6 +11,7 @@ import hashlib
 import json
 import keyword
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,11 +31,17 @@ def _namespace(values: Mapping[str, int]) -> Any:
     )
 
 
-#: Triton keeps compiled kernels on disk by their source, which shows no offset. Whoever uses one
-#: mentions this number, too.
-FINGERPRINT = tl.constexpr(
-    int(hashlib.sha256(json.dumps(_LAYOUTS, sort_keys=True).encode()).hexdigest()[:8], 16)
-)
+
+def _fingerprint() -> int:
+    text = json.dumps(_LAYOUTS, sort_keys=True)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        text += path.read_text(encoding="utf-8")
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+#: Triton keeps compiled kernels on disk, by the source of what they name. That shows no offset, and
+#: no twin that they find in a table; whoever reads memory mentions this number, too.
+FINGERPRINT = tl.constexpr(_fingerprint())
 
 _structs = _LAYOUTS["structs"]
 TensorRow = _namespace(_structs["TensorRow"])

@@ -5,11 +5,20 @@ A pointer of C++ in a table is an address, too: ``load(row + layouts.TensorRow.s
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import triton
 import triton.language as tl
 
 from fusedlr.triton import layouts
 from fusedlr.triton.layouts import FINGERPRINT
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """A function that is launched: one and the same kernel, whatever its numbers are."""
+    return triton.jit(do_not_specialize=list(inspect.signature(function).parameters))(function)
 
 
 @triton.jit
@@ -43,3 +52,13 @@ def load_number(address, dtype):
     elif dtype == layouts.Dtype.float16:
         number = load(address, tl.float16).to(tl.float64)
     return number
+
+
+@triton.jit
+def load_numbers(address, count: tl.constexpr, mask=None, other=None):
+    """A tuple of float64 that lie one behind the other."""
+    if count == 0:
+        return ()
+    else:
+        last = load(address + 8 * (count - 1), tl.float64, mask, other)
+        return load_numbers(address, count - 1, mask, other) + (last,)
