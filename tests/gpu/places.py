@@ -60,7 +60,7 @@ def captured(place: Place, step: Callable[[], Any]) -> Callable[[], Any]:
             step()
         return graph.replay
     if place is WALKED:
-        walked = _backend.extension.WalkedGraph()
+        walked = _backend.extension.HostGraph()
         walked.begin_()
         try:
             step()
