@@ -152,21 +152,41 @@ def _evaluate_one(instruction, tables, step, results, is_active):
     return value
 
 
-@triton.jit
-def evaluate(code, size, tables, step, results):
-    """The value of each lane's expression at `step`: that of its last instruction.
+# One piece of code in a program, instead of one at every call: it is long.
+@triton.jit(noinline=True)
+def evaluate(formulas, stride, count, step, LANES: tl.constexpr):
+    """Evaluates `count` formulas, which lie `stride` bytes apart; :func:`value_of` then reads them.
 
-    `size` is 0 where there is none, else `results` is room for so many numbers.
+    A formula begins as a ``ScheduleFormula`` does; one without code is left alone.
     """
-    value = tl.zeros(size.shape, tl.float64)
+    first = tl.full([], 0, tl.int64)
+    while first < count:
+        place = first + tl.arange(0, LANES)
+        _evaluate_block(formulas + place * stride, place < count, step)
+        first += LANES
+
+
+@triton.jit
+def _evaluate_block(formula, is_formula, step):
+    code = load(formula + layouts.ScheduleFormula.code, tl.int64, is_formula, 0)
+    has_code = code != 0
+    size = load(formula + layouts.ScheduleFormula.code_size, tl.int64, has_code, 0)
+    tables = load(formula + layouts.ScheduleFormula.tables, tl.int64, has_code, 0)
+    results = load(formula + layouts.ScheduleFormula.results, tl.int64, has_code, 0)
     longest = tl.max(size)
-    place = 0
-    while place < longest:
-        is_active = place < size
-        instruction = code + place * layouts.Instruction.size
+    line = tl.full([], 0, tl.int64)
+    while line < longest:
+        is_active = line < size
+        instruction = code + line * layouts.Instruction.size
         result = _evaluate_one(instruction, tables, step, results, is_active)
-        store(results + 8 * place, result, tl.float64, is_active)
+        store(results + 8 * line, result, tl.float64, is_active)
         tl.debug_barrier()  # before anybody reads it
-        value = tl.where(is_active, result, value)
-        place += 1
-    return value
+        line += 1
+
+
+@triton.jit
+def value_of(formula, mask):
+    """The value of a formula that has been evaluated, or of a block of them."""
+    size = load(formula + layouts.ScheduleFormula.code_size, tl.int64, mask, 0)
+    results = load(formula + layouts.ScheduleFormula.results, tl.int64, mask, 0)
+    return load(results + 8 * (size - 1), tl.float64, mask, 0.0)

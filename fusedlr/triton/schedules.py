@@ -16,11 +16,9 @@ import triton
 import triton.language as tl
 
 from fusedlr.triton import layouts
-from fusedlr.triton.expression import evaluate, floor_quotient, floor_remainder
+from fusedlr.triton.expression import evaluate, floor_quotient, floor_remainder, value_of
 from fusedlr.triton.math_functions import cos, log, power, trunc
 from fusedlr.triton.memory import load, store
-
-_PI = tl.constexpr(3.141592653589793)
 
 
 class ScheduleStep(NamedTuple):
@@ -32,9 +30,26 @@ class ScheduleStep(NamedTuple):
     metric: Any  # plateau
     table: Any  # sorted milestones (repeats count), or phases: an address, and its size
     table_size: Any
-    functions: Any  # a block of the scheduler's functions: addresses
-    moves: Any  # theirs
-    has_function: Any  # which lanes of the block are functions
+    functions: Any  # of the step, by the user
+    num_functions: Any
+    moves: Any  # of each function
+    lanes: Any  # a block of 0, 1, 2 ...
+
+
+# One piece of code in the program, instead of one at every call: these are long.
+@triton.jit(noinline=True)
+def _power(a, b):
+    return power(a, b)
+
+
+@triton.jit(noinline=True)
+def _cos(x):
+    return cos(x)
+
+
+@triton.jit
+def _pi():
+    return tl.full([], 3.141592653589793, tl.float64)
 
 
 @triton.jit
@@ -62,11 +77,11 @@ def _greater(a, b):
 def _put(step, part: tl.constexpr, kind, a, b, source, target):
     """Puts a move of one part: of the lr, or of the momentum."""
     move = step.moves + part
-    store(move + layouts.Move.kind, kind, tl.int32, step.has_function)
-    store(move + layouts.Move.a, a, tl.float64, step.has_function)
-    store(move + layouts.Move.b, b, tl.float64, step.has_function)
-    store(move + layouts.Move.from_, source, tl.int32, step.has_function)
-    store(move + layouts.Move.to, target, tl.int32, step.has_function)
+    store(move + layouts.Move.kind, kind, tl.int32)
+    store(move + layouts.Move.a, a, tl.float64)
+    store(move + layouts.Move.b, b, tl.float64)
+    store(move + layouts.Move.from_, source, tl.int32)
+    store(move + layouts.Move.to, target, tl.int32)
 
 
 @triton.jit
@@ -83,29 +98,49 @@ def _move_from_base(step, kind: tl.constexpr, a, b=0.0):
 
 @triton.jit
 def _call(step, x):
-    """The user's functions of the step at x: expressions, or values if the host has called them."""
-    mask = step.has_function
-    function = step.functions
+    """Calls the functions of the step at x; then the next function says what they gave."""
+    LANES: tl.constexpr = step.lanes.shape[0]
+    evaluate(step.functions, layouts.StepFunction.size, step.num_functions, x, LANES)
+
+
+@triton.jit
+def _called(function, mask):
+    """The value of a function, or of a block: of an expression, or what the host has computed."""
     code = load(function + layouts.StepFunction.code, tl.int64, mask, 0)
-    size = load(function + layouts.StepFunction.code_size, tl.int64, mask, 0)
-    tables = load(function + layouts.StepFunction.tables, tl.int64, mask, 0)
-    results = load(function + layouts.StepFunction.results, tl.int64, mask, 0)
     value = load(function + layouts.StepFunction.value, tl.float64, mask, 1.0)
-    computed = evaluate(code, tl.where(code == 0, 0, size), tables, x, results)
-    return tl.where(code == 0, value, computed)
+    return tl.where(code == 0, value, value_of(function, mask & (code != 0)))
+
+
+@triton.jit
+def _put_functions(step):
+    """Puts the value of every function into its own move."""
+    first = tl.full([], 0, tl.int64)
+    while first < step.num_functions:
+        place = first + step.lanes
+        mask = place < step.num_functions
+        value = _called(step.functions + place * layouts.StepFunction.size, mask)
+        a = step.moves + place * layouts.Moves.size + layouts.Moves.lr + layouts.Move.a
+        store(a, value, tl.float64, mask)
+        first += step.lanes.shape[0]
 
 
 @triton.jit
 def lambda_schedule(parameters, clock, step):
     """base_lr * f(epoch)"""
-    _move_from_base(step, layouts.MoveKind.scale_from, _call(step, _last_epoch(clock)))
+    _call(step, _last_epoch(clock))
+    _move_from_base(step, layouts.MoveKind.scale_from, 1.0)
+    tl.debug_barrier()
+    _put_functions(step)
 
 
 @triton.jit
 def multiplicative_schedule(parameters, clock, step):
     """lr * f(epoch)"""
     if not step.is_initial:
-        _move_lr(step, layouts.MoveKind.scale, _call(step, _last_epoch(clock)))
+        _call(step, _last_epoch(clock))
+        _move_lr(step, layouts.MoveKind.scale, 1.0)
+        tl.debug_barrier()
+        _put_functions(step)
 
 
 @triton.jit
@@ -114,7 +149,7 @@ def step_schedule(parameters, clock, step):
     step_size, gamma = _number(parameters, 0), _number(parameters, 1)
     epoch = _last_epoch(clock)
     if step.is_closed:
-        factor = power(gamma, floor_quotient(epoch, step_size))
+        factor = _power(gamma, floor_quotient(epoch, step_size))
         _move_from_base(step, layouts.MoveKind.scale_from, factor)
     elif (epoch != 0) & (floor_remainder(epoch, step_size) == 0):
         _move_lr(step, layouts.MoveKind.scale, gamma)
@@ -124,22 +159,21 @@ def step_schedule(parameters, clock, step):
 def multi_step_schedule(parameters, clock, step):
     """base_lr * gamma^(number of milestones up to epoch)"""
     gamma, epoch = _number(parameters, 0), _last_epoch(clock)
-    offsets = tl.arange(0, step.moves.shape[0])
-    passed = tl.zeros(step.moves.shape, tl.int32)
-    reached = tl.zeros(step.moves.shape, tl.int32)
+    passed = tl.zeros(step.lanes.shape, tl.int32)
+    reached = tl.zeros(step.lanes.shape, tl.int32)
     first = 0
     while first < step.table_size:
-        milestones = step.table + 8 * (first + offsets)
-        milestone = load(milestones, tl.float64, first + offsets < step.table_size, float("inf"))
+        milestones = step.table + 8 * (first + step.lanes)
+        milestone = load(milestones, tl.float64, first + step.lanes < step.table_size, float("inf"))
         passed += (milestone <= epoch).to(tl.int32)
         reached += (milestone == epoch).to(tl.int32)
-        first += step.moves.shape[0]
+        first += step.lanes.shape[0]
     num_passed, num_reached = tl.sum(passed), tl.sum(reached)
     if step.is_closed:
-        factor = power(gamma, num_passed.to(tl.float64))
+        factor = _power(gamma, num_passed.to(tl.float64))
         _move_from_base(step, layouts.MoveKind.scale_from, factor)
     elif num_reached != 0:
-        _move_lr(step, layouts.MoveKind.scale, power(gamma, num_reached.to(tl.float64)))
+        _move_lr(step, layouts.MoveKind.scale, _power(gamma, num_reached.to(tl.float64)))
 
 
 @triton.jit
@@ -181,7 +215,7 @@ def exponential_schedule(parameters, clock, step):
     """base_lr * gamma^epoch"""
     gamma = _number(parameters, 0)
     if step.is_closed:
-        _move_from_base(step, layouts.MoveKind.scale_from, power(gamma, _last_epoch(clock)))
+        _move_from_base(step, layouts.MoveKind.scale_from, _power(gamma, _last_epoch(clock)))
     elif not step.is_initial:
         _move_lr(step, layouts.MoveKind.scale, gamma)
 
@@ -193,12 +227,12 @@ def polynomial_schedule(parameters, clock, step):
     epoch = _last_epoch(clock)
     if step.is_closed:
         left = 1.0 - _lesser(total_iters, epoch) / total_iters
-        factor = tl.where(total_iters == 0, 0.0, power(left, exponent))  # 0 / 0 in torch
+        factor = tl.where(total_iters == 0, 0.0, _power(left, exponent))  # 0 / 0 in torch
         _move_from_base(step, layouts.MoveKind.scale_from, factor)
     elif not (step.is_initial | (epoch > total_iters)):
         left = 1.0 - epoch / total_iters
         left_before = 1.0 - (epoch - 1) / total_iters
-        _move_lr(step, layouts.MoveKind.scale, power(left / left_before, exponent))
+        _move_lr(step, layouts.MoveKind.scale, _power(left / left_before, exponent))
 
 
 @triton.jit
@@ -209,17 +243,17 @@ def cosine_annealing_schedule(parameters, clock, step):
     step_count = load(clock + layouts.ScheduleClock.step_count, tl.float64)
     if step.is_closed:
         _move_from_base(
-            step, layouts.MoveKind.span_above, 1 + cos(_PI * epoch / T_max), eta_min
+            step, layouts.MoveKind.span_above, 1 + _cos(_pi() * epoch / T_max), eta_min
         )
     elif not step.is_initial:
         if (step_count == 1) & (epoch > 0):  # resumed in the middle
             _move_from_base(
-                step, layouts.MoveKind.span_above, 1 + cos(epoch * _PI / T_max), eta_min
+                step, layouts.MoveKind.span_above, 1 + _cos(epoch * _pi() / T_max), eta_min
             )
         elif floor_remainder(epoch - 1 - T_max, 2 * T_max) == 0:  # at the minimum: 0 / 0 below
-            _move_from_base(step, layouts.MoveKind.add_span, 1 - cos(_PI / T_max), eta_min)
+            _move_from_base(step, layouts.MoveKind.add_span, 1 - _cos(_pi() / T_max), eta_min)
         else:
-            ratio = (1 + cos(_PI * epoch / T_max)) / (1 + cos(_PI * (epoch - 1) / T_max))
+            ratio = (1 + _cos(_pi() * epoch / T_max)) / (1 + _cos(_pi() * (epoch - 1) / T_max))
             _move_lr(step, layouts.MoveKind.contract, ratio, eta_min)
 
 
@@ -231,30 +265,29 @@ def warm_restarts_schedule(parameters, clock, step):
     T_cur = load(clock + layouts.ScheduleClock.T_cur, tl.float64)
     T_i = load(clock + layouts.ScheduleClock.T_i, tl.float64)
     last_epoch = epoch
-    if step.is_closed:
-        T_cur = T_cur  # stays where it is, as in torch
-    elif step.is_jump | (epoch <= 0):
-        epoch = _greater(epoch, 0)
-        last_epoch = tl.floor(epoch)
-        if epoch < T_0:
-            T_i = T_0
-            T_cur = epoch
-        elif T_mult == 1:
-            T_cur = floor_remainder(epoch, T_0)
+    if not step.is_closed:  # else T_cur stays where it is, as in torch
+        if step.is_jump | (epoch <= 0):
+            epoch = _greater(epoch, 0)
+            last_epoch = tl.floor(epoch)
+            if epoch < T_0:
+                T_i = T_0
+                T_cur = epoch
+            elif T_mult == 1:
+                T_cur = floor_remainder(epoch, T_0)
+            else:
+                growth = _power(T_mult, trunc(log(epoch / T_0 * (T_mult - 1) + 1) / log(T_mult)))
+                T_cur = epoch - T_0 * (growth - 1) / (T_mult - 1)
+                T_i = T_0 * growth
         else:
-            growth = power(T_mult, trunc(log(epoch / T_0 * (T_mult - 1) + 1) / log(T_mult)))
-            T_cur = epoch - T_0 * (growth - 1) / (T_mult - 1)
-            T_i = T_0 * growth
-    else:
-        T_cur = T_cur + 1
-        if T_cur >= T_i:
-            T_cur = floor_remainder(T_cur, T_i)
-            T_i = T_i * T_mult
+            T_cur = T_cur + 1
+            if T_cur >= T_i:
+                T_cur = floor_remainder(T_cur, T_i)
+                T_i = T_i * T_mult
     tl.debug_barrier()
     store(clock + layouts.ScheduleClock.last_epoch, last_epoch, tl.float64)
     store(clock + layouts.ScheduleClock.T_cur, T_cur, tl.float64)
     store(clock + layouts.ScheduleClock.T_i, T_i, tl.float64)
-    _move_from_base(step, layouts.MoveKind.span_above, 1 + cos(_PI * T_cur / T_i), eta_min)
+    _move_from_base(step, layouts.MoveKind.span_above, 1 + _cos(_pi() * T_cur / T_i), eta_min)
 
 
 @triton.jit
@@ -273,11 +306,12 @@ def cyclic_schedule(parameters, clock, step):
     if mode == layouts.CyclicMode.triangular:
         _put_triangle(parameters, step, height, 1.0)
     elif mode == layouts.CyclicMode.triangular2:
-        _put_triangle(parameters, step, height, 1 / power(tl.full([], 2.0, tl.float64), at - 1))
+        _put_triangle(parameters, step, height, 1 / _power(tl.full([], 2.0, tl.float64), at - 1))
     elif mode == layouts.CyclicMode.exp_range:
-        _put_triangle(parameters, step, height, power(gamma, at))
+        _put_triangle(parameters, step, height, _power(gamma, at))
     else:
-        _put_triangle(parameters, step, height, _call(step, at))
+        _call(step, at)
+        _put_triangle(parameters, step, height, _called(step.functions, True))
 
 
 @triton.jit
@@ -330,7 +364,7 @@ def one_cycle_schedule(parameters, clock, step):
 @triton.jit
 def _put_between(step, part: tl.constexpr, is_cosine, share, phase, ends: tl.constexpr):
     kind = tl.where(is_cosine, layouts.MoveKind.cosine, layouts.MoveKind.linear)
-    a = tl.where(is_cosine, cos(_PI * share) + 1, share)
+    a = tl.where(is_cosine, _cos(_pi() * share) + 1, share)
     _put(step, part, kind, a, 0.0, _number(phase, ends), _number(phase, ends + 1))
 
 
@@ -356,7 +390,7 @@ def swa_schedule(parameters, clock, step):
 @triton.jit
 def _swa_share(is_cosine, t):
     share = _greater(0.0, _lesser(1.0, t))
-    return tl.where(is_cosine, (1 - cos(_PI * share)) / 2, share)
+    return tl.where(is_cosine, (1 - _cos(_pi() * share)) / 2, share)
 
 
 @triton.jit
