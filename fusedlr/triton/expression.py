@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from fusedlr.triton import layouts
+from fusedlr.triton.group_table import LANES, lanes
 from fusedlr.triton.math_functions import (
     cos,
     exp,
@@ -37,7 +38,7 @@ def zero_signed_as(number):
 
 @triton.jit
 def floor_remainder(a, b):
-    """a % b of Python: the remainder has the sign of the divisor, also where it is zero."""
+    """Python's a % b: the remainder has the sign of the divisor, also where it is zero."""
     remainder = fmod(a, b)
     is_other_sign = (b < 0) != (remainder < 0)
     shifted = tl.where(is_other_sign, remainder + b, remainder)
@@ -47,7 +48,7 @@ def floor_remainder(a, b):
 
 @triton.jit
 def floor_quotient(a, b):
-    """a // b of Python, step by step: a rounded division could end up above the true quotient."""
+    """Python's a // b, step by step: a rounded division could end up above the true quotient."""
     remainder = fmod(a, b)
     is_above = (remainder != 0) & ((b < 0) != (remainder < 0))
     exact = (a - remainder) / b
@@ -154,14 +155,14 @@ def _evaluate_one(instruction, tables, step, results, is_active):
 
 # One piece of code in a program, instead of one at every call: it is long.
 @triton.jit(noinline=True)
-def evaluate(formulas, stride, count, step, LANES: tl.constexpr):
+def evaluate(formulas, stride, count, step):
     """Evaluates `count` formulas, which lie `stride` bytes apart; :func:`value_of` then reads them.
 
     A formula begins as a ``ScheduleFormula`` does; one without code is left alone.
     """
-    first = tl.full([], 0, tl.int64)
+    first = tl.cast(0, tl.int64)
     while first < count:
-        place = first + tl.arange(0, LANES)
+        place = first + lanes()
         _evaluate_block(formulas + place * stride, place < count, step)
         first += LANES
 
@@ -174,7 +175,7 @@ def _evaluate_block(formula, is_formula, step):
     tables = load(formula + layouts.ScheduleFormula.tables, tl.int64, has_code, 0)
     results = load(formula + layouts.ScheduleFormula.results, tl.int64, has_code, 0)
     longest = tl.max(size)
-    line = tl.full([], 0, tl.int64)
+    line = tl.cast(0, tl.int64)
     while line < longest:
         is_active = line < size
         instruction = code + line * layouts.Instruction.size

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 
 from fusedlr.triton import layouts
+from fusedlr.triton.group_table import LANES, lanes
 from fusedlr.triton.links import sync_links
-from fusedlr.triton.memory import load, load_number, store
+from fusedlr.triton.memory import kernel, load, load_number, store
 from fusedlr.triton.moves import apply_move
 from fusedlr.triton.schedules import ScheduleStep, prepare
 
@@ -37,7 +38,7 @@ def _advance_clock(row, counts, has_epoch, epoch):
 @triton.jit
 def _count_up_to(value, table, size):
     """bisect_right of Python, so that even a table without order is read as there."""
-    low = tl.full([], 0, tl.int64)
+    low = tl.cast(0, tl.int64)
     high = size
     while low < high:
         middle = (low + high) // 2
@@ -73,7 +74,7 @@ def _start_parts(row, pending):
         pending = part
     elif composition == layouts.Composition.chained:
         num_children = load(row + layouts.SchedulerRow.num_children, tl.int64)
-        place = tl.full([], 0, tl.int64)
+        place = tl.cast(0, tl.int64)
         while place < num_children:
             part = load(children + 8 * place, tl.int64)
             _start_part(part, False, pending)
@@ -94,7 +95,7 @@ def _advance(root, has_epoch, is_jump, counts, epoch):
     tl.debug_barrier()
     # A walk from the last to the first, so that each row can be put before those behind it.
     pending = root
-    first = tl.full([], 0, tl.int64)
+    first = tl.cast(0, tl.int64)
     while pending != 0:
         row = pending
         pending = load(row + layouts.SchedulerRow.next, tl.int64)
@@ -107,7 +108,7 @@ def _advance(root, has_epoch, is_jump, counts, epoch):
 
 
 @triton.jit
-def _prepare(row, is_initial, is_jump, metric, LANES: tl.constexpr):
+def _prepare(row, is_initial, is_jump, metric):
     """Turns the clock of a scheduler into moves: one for each of its functions."""
     composition = load(row + layouts.SchedulerRow.composition, tl.int32)
     schedule = load(row + layouts.SchedulerRow.schedule, tl.int32)
@@ -131,7 +132,6 @@ def _prepare(row, is_initial, is_jump, metric, LANES: tl.constexpr):
             functions,
             num_functions,
             moves,
-            tl.arange(0, LANES),
         )
         parameters = row + layouts.SchedulerRow.parameters
         prepare(schedule, parameters, row + layouts.SchedulerRow.clock, step)
@@ -165,16 +165,16 @@ def _moved(row, part: tl.constexpr, group, is_group, num_groups, value):
 
 
 @triton.jit
-def _move(tables, row, LANES: tl.constexpr):
+def _move(tables, row):
     num_groups = load(tables + layouts.StepTables.num_groups, tl.int64)
     num_hypers = load(tables + layouts.StepTables.num_hypers, tl.int64)
     lr = load(tables + layouts.StepTables.lr, tl.int64)
     hypers = load(tables + layouts.StepTables.hypers, tl.int64)
     last_lr = load(row + layouts.SchedulerRow.last_lr, tl.int64)
     momentum_column = load(row + layouts.SchedulerRow.momentum_column, tl.int32)
-    first = tl.full([], 0, tl.int64)
+    first = tl.cast(0, tl.int64)
     while first < num_groups:
-        group = first + tl.arange(0, LANES)
+        group = first + lanes()
         is_group = group < num_groups
         value = load(lr + 8 * group, tl.float64, is_group, 0.0)
         value = _moved(row, layouts.Moves.lr, group, is_group, num_groups, value)
@@ -191,7 +191,7 @@ def _move(tables, row, LANES: tl.constexpr):
     store(row + layouts.SchedulerRow.num_moves, num_moves + 1, tl.int64)
 
 
-@triton.jit
+@kernel
 def schedule_kernel(
     tables: tl.int64,
     root: tl.int64,
@@ -203,7 +203,6 @@ def schedule_kernel(
     metric: tl.int64,
     metric_dtype: tl.int64,
     metric_value: tl.int64,
-    LANES: tl.constexpr,
 ):
     """The step of the scheduler at `root`; `epoch` and `metric_value` are the bits of float64."""
     tables, root = tl.cast(tables, tl.int64), tl.cast(root, tl.int64)
@@ -212,22 +211,20 @@ def schedule_kernel(
     if metric != 0:
         metric_number = load_number(metric, metric_dtype)
 
-    sync_links(tables, LANES)
+    sync_links(tables)
     tl.debug_barrier()
     first = _advance(root, has_epoch != 0, is_jump != 0, counts != 0, epoch_value)
 
     row = first
     while row != 0:
         is_root = row == root
-        _prepare(
-            row, is_root & (is_initial != 0), is_root & (is_jump != 0), metric_number, LANES
-        )
+        _prepare(row, is_root & (is_initial != 0), is_root & (is_jump != 0), metric_number)
         row = load(row + layouts.SchedulerRow.next, tl.int64)
     tl.debug_barrier()
 
     row = first
     while row != 0:
-        _move(tables, row, LANES)
+        _move(tables, row)
         tl.debug_barrier()
         row = load(row + layouts.SchedulerRow.next, tl.int64)
-    sync_links(tables, LANES)
+    sync_links(tables)

@@ -17,6 +17,7 @@ import triton.language as tl
 
 from fusedlr.triton import layouts
 from fusedlr.triton.expression import evaluate, floor_quotient, floor_remainder, value_of
+from fusedlr.triton.group_table import LANES, lanes
 from fusedlr.triton.math_functions import cos, log, power, trunc
 from fusedlr.triton.memory import load, store
 
@@ -33,7 +34,6 @@ class ScheduleStep(NamedTuple):
     functions: Any  # of the step, by the user
     num_functions: Any
     moves: Any  # of each function
-    lanes: Any  # a block of 0, 1, 2 ...
 
 
 # One piece of code in the program, instead of one at every call: these are long.
@@ -49,7 +49,7 @@ def _cos(x):
 
 @triton.jit
 def _pi():
-    return tl.full([], 3.141592653589793, tl.float64)
+    return tl.cast(3.141592653589793, tl.float64)
 
 
 @triton.jit
@@ -99,8 +99,7 @@ def _move_from_base(step, kind: tl.constexpr, a, b=0.0):
 @triton.jit
 def _call(step, x):
     """Calls the functions of the step at x; then the next function says what they gave."""
-    LANES: tl.constexpr = step.lanes.shape[0]
-    evaluate(step.functions, layouts.StepFunction.size, step.num_functions, x, LANES)
+    evaluate(step.functions, layouts.StepFunction.size, step.num_functions, x)
 
 
 @triton.jit
@@ -114,19 +113,19 @@ def _called(function, mask):
 @triton.jit
 def _put_functions(step):
     """Puts the value of every function into its own move."""
-    first = tl.full([], 0, tl.int64)
+    first = tl.cast(0, tl.int64)
     while first < step.num_functions:
-        place = first + step.lanes
+        place = first + lanes()
         mask = place < step.num_functions
         value = _called(step.functions + place * layouts.StepFunction.size, mask)
         a = step.moves + place * layouts.Moves.size + layouts.Moves.lr + layouts.Move.a
         store(a, value, tl.float64, mask)
-        first += step.lanes.shape[0]
+        first += LANES
 
 
 @triton.jit
 def lambda_schedule(parameters, clock, step):
-    """base_lr * f(epoch)"""
+    """``base_lr * f(epoch)``."""
     _call(step, _last_epoch(clock))
     _move_from_base(step, layouts.MoveKind.scale_from, 1.0)
     tl.debug_barrier()
@@ -135,7 +134,7 @@ def lambda_schedule(parameters, clock, step):
 
 @triton.jit
 def multiplicative_schedule(parameters, clock, step):
-    """lr * f(epoch)"""
+    """``lr * f(epoch)``."""
     if not step.is_initial:
         _call(step, _last_epoch(clock))
         _move_lr(step, layouts.MoveKind.scale, 1.0)
@@ -145,7 +144,7 @@ def multiplicative_schedule(parameters, clock, step):
 
 @triton.jit
 def step_schedule(parameters, clock, step):
-    """base_lr * gamma^floor(epoch / step_size)"""
+    """``base_lr * gamma^floor(epoch / step_size)``."""
     step_size, gamma = _number(parameters, 0), _number(parameters, 1)
     epoch = _last_epoch(clock)
     if step.is_closed:
@@ -157,17 +156,17 @@ def step_schedule(parameters, clock, step):
 
 @triton.jit
 def multi_step_schedule(parameters, clock, step):
-    """base_lr * gamma^(number of milestones up to epoch)"""
+    """``base_lr * gamma^(number of milestones up to epoch)``."""
     gamma, epoch = _number(parameters, 0), _last_epoch(clock)
-    passed = tl.zeros(step.lanes.shape, tl.int32)
-    reached = tl.zeros(step.lanes.shape, tl.int32)
-    first = 0
+    passed = tl.zeros([LANES], tl.int32)
+    reached = tl.zeros([LANES], tl.int32)
+    first = tl.cast(0, tl.int64)
     while first < step.table_size:
-        milestones = step.table + 8 * (first + step.lanes)
-        milestone = load(milestones, tl.float64, first + step.lanes < step.table_size, float("inf"))
+        milestones = step.table + 8 * (first + lanes())
+        milestone = load(milestones, tl.float64, first + lanes() < step.table_size, float("inf"))
         passed += (milestone <= epoch).to(tl.int32)
         reached += (milestone == epoch).to(tl.int32)
-        first += step.lanes.shape[0]
+        first += LANES
     num_passed, num_reached = tl.sum(passed), tl.sum(reached)
     if step.is_closed:
         factor = _power(gamma, num_passed.to(tl.float64))
@@ -178,7 +177,7 @@ def multi_step_schedule(parameters, clock, step):
 
 @triton.jit
 def constant_schedule(parameters, clock, step):
-    """base_lr * factor before total_iters, base_lr afterwards"""
+    """``base_lr * factor before total_iters, base_lr afterwards``."""
     factor, total_iters = _number(parameters, 0), _number(parameters, 1)
     epoch = _last_epoch(clock)
     if step.is_closed:
@@ -192,7 +191,7 @@ def constant_schedule(parameters, clock, step):
 
 @triton.jit
 def linear_schedule(parameters, clock, step):
-    """base_lr * (start + (end - start) min(epoch, total_iters) / total_iters)"""
+    """``base_lr * (start + (end - start) min(epoch, total_iters) / total_iters)``."""
     start, end, total_iters = (
         _number(parameters, 0),
         _number(parameters, 1),
@@ -212,7 +211,7 @@ def linear_schedule(parameters, clock, step):
 
 @triton.jit
 def exponential_schedule(parameters, clock, step):
-    """base_lr * gamma^epoch"""
+    """``base_lr * gamma^epoch``."""
     gamma = _number(parameters, 0)
     if step.is_closed:
         _move_from_base(step, layouts.MoveKind.scale_from, _power(gamma, _last_epoch(clock)))
@@ -222,7 +221,7 @@ def exponential_schedule(parameters, clock, step):
 
 @triton.jit
 def polynomial_schedule(parameters, clock, step):
-    """base_lr * (1 - min(epoch, total_iters) / total_iters)^power"""
+    """``base_lr * (1 - min(epoch, total_iters) / total_iters)^power``."""
     total_iters, exponent = _number(parameters, 0), _number(parameters, 1)
     epoch = _last_epoch(clock)
     if step.is_closed:
@@ -237,14 +236,12 @@ def polynomial_schedule(parameters, clock, step):
 
 @triton.jit
 def cosine_annealing_schedule(parameters, clock, step):
-    """eta_min + (base_lr - eta_min) (1 + cos(pi epoch / T_max)) / 2"""
+    """``eta_min + (base_lr - eta_min) (1 + cos(pi epoch / T_max)) / 2``."""
     T_max, eta_min = _number(parameters, 0), _number(parameters, 1)
     epoch = _last_epoch(clock)
     step_count = load(clock + layouts.ScheduleClock.step_count, tl.float64)
     if step.is_closed:
-        _move_from_base(
-            step, layouts.MoveKind.span_above, 1 + _cos(_pi() * epoch / T_max), eta_min
-        )
+        _move_from_base(step, layouts.MoveKind.span_above, 1 + _cos(_pi() * epoch / T_max), eta_min)
     elif not step.is_initial:
         if (step_count == 1) & (epoch > 0):  # resumed in the middle
             _move_from_base(
@@ -259,7 +256,7 @@ def cosine_annealing_schedule(parameters, clock, step):
 
 @triton.jit
 def warm_restarts_schedule(parameters, clock, step):
-    """eta_min + (base_lr - eta_min) (1 + cos(pi T_cur / T_i)) / 2"""
+    """``eta_min + (base_lr - eta_min) (1 + cos(pi T_cur / T_i)) / 2``."""
     T_0, T_mult, eta_min = _number(parameters, 0), _number(parameters, 1), _number(parameters, 2)
     epoch = _last_epoch(clock)
     T_cur = load(clock + layouts.ScheduleClock.T_cur, tl.float64)
@@ -306,7 +303,7 @@ def cyclic_schedule(parameters, clock, step):
     if mode == layouts.CyclicMode.triangular:
         _put_triangle(parameters, step, height, 1.0)
     elif mode == layouts.CyclicMode.triangular2:
-        _put_triangle(parameters, step, height, 1 / _power(tl.full([], 2.0, tl.float64), at - 1))
+        _put_triangle(parameters, step, height, 1 / _power(tl.cast(2.0, tl.float64), at - 1))
     elif mode == layouts.CyclicMode.exp_range:
         _put_triangle(parameters, step, height, _power(gamma, at))
     else:
@@ -348,7 +345,7 @@ def one_cycle_schedule(parameters, clock, step):
     epoch = _last_epoch(clock)
     phase = step.table
     last_phase = step.table + 8 * (step.table_size - layouts.ONE_CYCLE_PHASE_SIZE)
-    start = tl.full([], 0.0, tl.float64)
+    start = tl.cast(0.0, tl.float64)
     while (phase != last_phase) & (epoch > _number(phase, 0)):
         start = _number(phase, 0)
         phase += 8 * layouts.ONE_CYCLE_PHASE_SIZE
@@ -395,7 +392,7 @@ def _swa_share(is_cosine, t):
 
 @triton.jit
 def plateau_schedule(parameters, clock, step):
-    """lr * factor, down to min_lr, when the metric has not improved for over `patience` epochs."""
+    """To lr * factor, down to min_lr, when the metric has not improved for `patience` epochs."""
     factor, patience = _number(parameters, 0), _number(parameters, 1)
     cooldown, eps = _number(parameters, 2), _number(parameters, 3)
     best = load(clock + layouts.ScheduleClock.best, tl.float64)
