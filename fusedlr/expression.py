@@ -101,7 +101,7 @@ def apply(op: str, *operands: Operand) -> Expression:
     if len(args) != ARITY[op]:
         raise TypeError(f"{op!r} takes {ARITY[op]} operands, but got {len(args)}")
     if all(arg.op == "constant" for arg in args):
-        return constant(_NUMBERS[op](*(arg.value for arg in args)))
+        return constant(NUMBERS[op](*(arg.value for arg in args)))
     return Expression(op, args)
 
 
@@ -200,7 +200,7 @@ def evaluate(program: Program, step: Any) -> Any:
     if isinstance(step, Tensor):
         return _run(program, step.to(torch.float64), _TENSORS, _tensor_table)
     if isinstance(step, Real):
-        return float(_run(program, float(step), _NUMBERS, _number_table))
+        return float(_run(program, float(step), NUMBERS, _number_table))
     if hasattr(step, "__array__"):  # NumPy, which this project does not depend on
         steps = torch.from_numpy(step.__array__().astype("float64", order="C"))
         return _run(program, steps, _TENSORS, _tensor_table).numpy()
@@ -278,7 +278,7 @@ def _number_table(entries: list[float], index: float) -> float:
     return entries[int(min(max(index, 0.0), len(entries) - 1.0))]
 
 
-_NUMBERS: Mapping[str, Callable[..., float]] = {
+NUMBERS: Mapping[str, Callable[..., float]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
