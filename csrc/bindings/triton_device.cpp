@@ -6,11 +6,13 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <bit>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -82,8 +84,9 @@ class TritonDevice final : public Device {
   void launch(const ScheduleArgs& args) override {
     run_or_record(args, [this](const ScheduleArgs& args) {
       call("schedule", address_of(args.tables), address_of(args.root), args.has_epoch,
-           args.is_initial, args.is_jump, args.counts, args.epoch, address_of(args.metric),
-           static_cast<int>(args.metric_dtype), args.metric_value);
+           args.is_initial, args.is_jump, args.counts, std::bit_cast<int64_t>(args.epoch),
+           address_of(args.metric), static_cast<int>(args.metric_dtype),
+           std::bit_cast<int64_t>(args.metric_value));
     });
   }
 
@@ -123,12 +126,13 @@ class TritonDevice final : public Device {
 
   template <class... Numbers>
   py::object call(const char* method, Numbers... numbers) {
+    static_assert((std::is_integral_v<Numbers> && ...));
     const py::gil_scoped_acquire gil;
     if (!launcher()) {
       throw std::runtime_error("the Triton engine is not loaded: import fusedlr.triton.engine");
     }
     const c10::DeviceGuard guard(place_);
-    return launcher().attr(method)(numbers...);
+    return launcher().attr(method)(static_cast<int64_t>(numbers)...);
   }
 
   static at::Tensor blob(void* memory, int64_t size, c10::Device place) {

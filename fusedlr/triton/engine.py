@@ -18,14 +18,14 @@ _PHASED_WARPS = 4
 
 
 class Launcher:
-    """A method for each launch; addresses are numbers. The current device is that of the launch."""
+    """A method for each launch, on the current device; addresses are numbers, doubles their bits."""
 
     def load(self) -> None:
         """Loads all kernels but those of updates: no stream that is captured could do so."""
         self.write_numbers(0, 0, 0, 0)
         self.set_grads(0, 0, 0, 0, 0)
         self._launch(prologue_kernel, 0, _PHASED_WARPS, *[0] * 8)
-        self._launch(schedule_kernel, 0, _PHASED_WARPS, *[0] * 6, 0.0, 0, 0, 0.0)
+        self._launch(schedule_kernel, 0, _PHASED_WARPS, *[0] * 10)
 
     def load_update(self, rule: int, storage: int) -> None:
         self.update(0, 0, 0, 0, 0, 0, rule, storage)
@@ -59,13 +59,13 @@ class Launcher:
             update_kernel.update_kernel, num_chunks, update_kernel.NUM_WARPS, *arguments
         )
 
-    def schedule(self, *arguments: float) -> None:
+    def schedule(self, *arguments: int) -> None:
         self._launch(schedule_kernel, 1, _PHASED_WARPS, *arguments)
 
     def is_capturing(self) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
-    def _launch(self, kernel: Any, num_programs: int, num_warps: int, *arguments: float) -> None:
+    def _launch(self, kernel: Any, num_programs: int, num_warps: int, *arguments: int) -> None:
         # Without fused multiply-adds the bits are those of the other engines. No programs: the
         # kernel is loaded, and compiled if that has never been done.
         kernel[(num_programs,)](*arguments, num_warps=num_warps, enable_fp_fusion=False)
