@@ -48,7 +48,21 @@ void Device::copy_(void* to, const void* from, int64_t size) {
   }
 }
 
+void Device::read(void* to, const void* from, int64_t size) {
+  if (is_capturing()) {
+    throw std::runtime_error(
+        "a number of the device is asked for while a graph is being captured, which cannot wait "
+        "for "
+        "it; read it before or after the capture");
+  }
+  ++num_waits_;
+  wait_for_(to, from, size);
+}
+
 void bind_device(py::module_& module) {
+  module.def(
+      "num_waits", [](c10::Device place) { return device_at(place).num_waits(); },
+      py::arg("place"));
   // The types of device that kernels are built for. The host walks them, for tests.
   module.def("kernel_devices", [] {
     std::vector<std::string> names;

@@ -24,12 +24,15 @@ class WalkedDevice final : public Device {
   void launch(const ScheduleArgs& args) override;
 
   bool is_capturing() override { return recording_ != nullptr; }
-  void read(void* to, const void* from, int64_t size) override;
   void record_stream(const at::Tensor&) override {}
+  int64_t stream_id() override { return 0; }
   c10::Device place() const override { return c10::Device(c10::DeviceType::CPU); }
 
   // Launches go to `recording` instead of being walked, until it is null again.
   void record_to(Launches* recording);
+
+ protected:
+  void wait_for_(void* to, const void* from, int64_t size) override;
 
  private:
   void run_or_record(std::function<void()> launch);

@@ -115,7 +115,7 @@ def _complete_state(
     if not optimizer.step_is_visible:
         if state.completed_steps is None:  # the buffers come from outside: they have been used
             state.completed_steps = optimizer._new_steps(1, step_place(param))[0].fill_(1)
-        state.completed_steps = state.completed_steps.to(step_place(param))
+        state.completed_steps = _count_at(step_place(param), state.completed_steps)
         return state.completed_steps, buffers
     step = state.get("step")
     if step is None:
@@ -125,9 +125,16 @@ def _complete_state(
         step = optimizer._new_steps(1, step_place(param))[0].fill_(count)
         state.set_unnoticed("step", step)
     elif step.device != step_place(param):
-        step = step.to(step_place(param))
+        step = _count_at(step_place(param), step)
         state.set_unnoticed("step", step)
     return step, buffers
+
+
+def _count_at(place: torch.device, step: Tensor) -> Tensor:
+    """A step count there: itself or a copy. What comes from the host makes nobody wait."""
+    if step.device.type == "cpu" != place.type:
+        return torch.full_like(step, step.item(), device=place)
+    return step.to(place)
 
 
 def new_steps(optimizer: FusedOptimizer, params: Sequence[Tensor]) -> Iterator[Tensor]:
