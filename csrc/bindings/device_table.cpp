@@ -353,6 +353,9 @@ void DeviceTable::finish_() { run_prologue_(/*begins=*/false, /*ends=*/true); }
 void DeviceTable::begin_launches_() {
   was_captured_ |= device_.is_capturing();
   is_ahead_ |= has_movers_;
+  for (const auto& [place, link] : links_) {  // a kernel may write it, in place
+    if (!link.tensor.is_inference()) link.tensor.unsafeGetTensorImpl()->bump_version();
+  }
   if (stream_.has_changed_(device_)) record_streams_();
 }
 
