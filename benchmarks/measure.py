@@ -11,6 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import Random
 from statistics import quantiles
 from time import perf_counter
 from typing import TypeVar
@@ -67,15 +68,16 @@ def interleave(
 
     Warm-up calls, among them those that build state and plans, are not in the samples.
     """
-    names = list(contenders)
-    seconds: dict[Name, list[float]] = {name: [] for name in names}
+    order = list(contenders)
+    seconds: dict[Name, list[float]] = {name: [] for name in order}
+    shuffle = Random(0).shuffle
     with without_garbage_collection():
         repetitions = {name: _calibrate(call) for name, call in contenders.items()}
         start, done = perf_counter(), 0
         while not _enough(done, rounds, perf_counter() - start, budget_seconds):
-            # Each round starts one contender later: none always runs after the same neighbour.
-            first = done % len(names)
-            for name in names[first:] + names[:first]:
+            # A new order every round: no contender always finds the caches of the same one before.
+            shuffle(order)
+            for name in order:
                 sample = _sample(contenders[name], repetitions[name])
                 seconds[name].append(sample / repetitions[name])
             done += 1

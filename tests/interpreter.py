@@ -7,6 +7,9 @@ from typing import Any
 
 IS_CHOSEN = os.environ.get("TRITON_INTERPRET") == "1"
 
+#: The engine whose kernels are run on the host in this process.
+KERNELS_ON_HOST = "triton" if IS_CHOSEN else "walked"
+
 
 def prepare() -> None:
     """Lets NumPy be silent about infinities, and calls of device functions be ten times faster.

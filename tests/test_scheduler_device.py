@@ -6,6 +6,7 @@ import math
 import random
 import warnings
 
+import interpreter
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ each_by_itself = pytest.mark.parametrize("case", BY_ITSELF, ids=str)
 
 @pytest.fixture(autouse=True)
 def _walked(monkeypatch):
-    monkeypatch.setenv("FUSEDLR_BACKEND", "walked")
+    monkeypatch.setenv("FUSEDLR_BACKEND", interpreter.KERNELS_ON_HOST)
 
 
 def record(act):
@@ -112,7 +113,7 @@ def test_a_metric_that_is_a_tensor_counts_like_its_number(case, dtype):
 def test_a_scheduler_goes_on_where_it_stands_when_the_engine_changes(case, monkeypatch):
     """As when the parameters are moved to a device and back."""
     lockstep = Lockstep(case)
-    for backend in ("cpu", "walked", "cpu", "walked"):
+    for backend in ("cpu", interpreter.KERNELS_ON_HOST) * 2:
         lockstep.run(5)
         monkeypatch.setenv("FUSEDLR_BACKEND", backend)
         lockstep.ours.optimizer._revision.bump()

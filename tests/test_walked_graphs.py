@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import interpreter
 import pytest
 import torch
 from torch.nn import Parameter
@@ -19,7 +20,7 @@ from fusedlr import schedules as s
 
 @pytest.fixture(autouse=True)
 def _walked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUSEDLR_BACKEND", "walked")
+    monkeypatch.setenv("FUSEDLR_BACKEND", interpreter.KERNELS_ON_HOST)
 
 
 @contextmanager
@@ -263,3 +264,79 @@ def test_a_graph_outlives_the_plan_that_it_has_captured() -> None:
         graph.replay_()
         eager.optimizer.step()
         assert same_bits(graphed, eager)
+
+
+def run_edits(build: Callable[..., Any], edits: dict[int, Callable[[Any, int], None]]) -> None:
+    """As `run_beside_eager`; an edit knows whose it is: 0 for the graph, 1 for the eager one."""
+    trainings = [Training(build), Training(build)]
+    graphed, eager = trainings
+    graphed.optimizer.materialize()
+    graph = graphed.capture()
+    for step in range(10):
+        for owner, training in enumerate(trainings):
+            training.new_gradients()
+            edits.get(step, lambda optimizer, owner: None)(training.optimizer, owner)
+        graph.replay_()
+        eager.optimizer.step()
+        assert same_bits(graphed, eager), f"step {step}"
+
+
+def test_a_tensor_that_takes_the_place_of_another_as_lr_is_live_in_replays() -> None:
+    first, second, third = ([torch.tensor(lr), torch.tensor(lr)] for lr in (0.05, 0.1, 0.2))
+
+    def give(tensors: list[torch.Tensor]) -> Callable[[Any, int], None]:
+        return lambda optimizer, owner: edit_group("lr", tensors[owner])(optimizer)
+
+    def write(tensors: list[torch.Tensor], number: float) -> Callable[[Any, int], None]:
+        return lambda optimizer, owner: tensors[owner].fill_(number)
+
+    run_edits(
+        lambda groups: fusedlr.SGD(groups, lr=0.3),
+        {
+            1: give(first),
+            2: write(first, 0.07),
+            3: give(second),
+            4: write(second, 0.4),
+            5: give(third),
+            6: write(second, 9.0),
+            7: write(third, 0.6),
+        },
+    )
+
+
+@pytest.mark.parametrize("build", [fusedlr.Adam, fusedlr.SGD])
+def test_loading_a_state_from_before_the_first_step_begins_anew_in_replays(build: Any) -> None:
+    arguments = {"lr": 0.05, **({"momentum": 0.9} if build is fusedlr.SGD else {})}
+    fresh = Training(build, **arguments)
+    saved = copy.deepcopy(fresh.optimizer.state_dict())
+    assert not saved["state"]
+
+    def load(optimizer: Any, owner: int) -> None:
+        optimizer.load_state_dict(saved)
+
+    run_edits(lambda groups: build(groups, **arguments), {4: load})
+
+
+def test_a_history_can_begin_and_end_between_replays() -> None:
+    graphed = Training(fusedlr.SGD, lr=0.1)
+    graphed.optimizer.materialize()
+    graph = graphed.capture()
+    graph.replay_()
+    with fusedlr.History(graphed.optimizer, capacity=10) as history:
+        graph.replay_()
+        graph.replay_()
+    graph.replay_()
+    assert history.to_dict()["step"] == [1, 2]
+
+
+def test_a_captured_scheduler_stays_within_its_groups_when_groups_come() -> None:
+    graphed = Training(fusedlr.SGD, lr=1.0)
+    scheduler = fusedlr.lr_scheduler.StepLR(graphed.optimizer, step_size=1, gamma=0.5)
+    graphed.optimizer.step()
+    scheduler.step()
+    with captured() as graph:
+        scheduler.step()
+    graphed.optimizer.add_param_group({"params": [Parameter(torch.ones(2))], "lr": 8.0})
+    graph.replay_()
+    assert graphed.optimizer.lr.tolist() == [0.25, 0.0125, 8.0]
+    assert scheduler.get_last_lr() == [0.25, 0.0125]

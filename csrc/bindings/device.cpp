@@ -52,7 +52,24 @@ void Device::copy_(void* to, const void* from, int64_t size) {
   }
 }
 
+void Device::read(void* to, const void* from, int64_t size) {
+  if (is_capturing()) {
+    throw std::runtime_error(
+        "a number of the device is asked for while a graph is being captured, which cannot wait "
+        "for "
+        "it; read it before or after the capture");
+  }
+  ++num_waits_;
+  wait_for_(to, from, size);
+}
+
 void bind_device(py::module_& module) {
+  module.def(
+      "num_waits",
+      [](const std::string& engine, c10::Device place) {
+        return device_at(engine, place).num_waits();
+      },
+      py::arg("engine"), py::arg("place"));
   // The engines that run kernels, each with the types of device that it was built for.
   module.def("kernel_engines", [] {
     std::map<std::string, std::vector<std::string>> engines;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "engine/kernel_tables.h"
 
@@ -29,10 +30,10 @@ class Device {
 
   // Whether launches are being recorded into a graph instead of being run.
   virtual bool is_capturing() = 0;
-  // Copies to the host, and waits for it.
-  virtual void read(void* to, const void* from, int64_t size) = 0;
   // Makes a block of device memory safe to free while the current stream still uses it.
   virtual void record_stream(const at::Tensor& memory) = 0;
+  // Which stream is the current one: a number that no other stream has.
+  virtual int64_t stream_id() = 0;
 
   // Where its memory is.
   virtual c10::Device place() const = 0;
@@ -40,6 +41,30 @@ class Device {
   at::Tensor allocate(int64_t bytes);
   // Bytes of the host, through as many launches as it takes.
   void copy_(void* to, const void* from, int64_t size);
+  // Copies to the host, and waits for it; throws while a graph is being captured.
+  void read(void* to, const void* from, int64_t size);
+  // How often the host has waited so far.
+  int64_t num_waits() const { return num_waits_; }
+
+ protected:
+  virtual void wait_for_(void* to, const void* from, int64_t size) = 0;
+
+ private:
+  int64_t num_waits_ = 0;
+};
+
+// Notices when launches go to another stream than before: what they use must then live until both
+// are done with it.
+class StreamWatch {
+ public:
+  explicit StreamWatch(Device& device) : stream_id_(device.stream_id()) {}
+  bool has_changed_(Device& device) {
+    const int64_t before = std::exchange(stream_id_, device.stream_id());
+    return before != stream_id_;
+  }
+
+ private:
+  int64_t stream_id_;
 };
 
 // The device on which an engine steps tensors of `place`; throws if it is not built for that.

@@ -145,9 +145,10 @@ void DevicePlan::send_grads_(const PlanTables& tables, bool has_forgotten) {
 void DevicePlan::run_(const PlanTables& tables, bool begins, bool ends) {
   Device& device = table_.device();
   const bool is_capturing = device.is_capturing();
-  if (is_capturing) {
-    memory_was_captured_ = true;
-    table_.note_capture_();
+  memory_was_captured_ |= is_capturing;
+  table_.begin_launches_();
+  if (stream_.has_changed_(device)) {
+    for (const at::Tensor* memory : memory_.all()) device.record_stream(*memory);
   }
   // A graph brings its own gradients at every replay, and leaves them there.
   send_grads_(tables, !has_grads_ || memory_was_captured_);
@@ -179,8 +180,7 @@ void DevicePlan::run_(const PlanTables& tables, bool begins, bool ends) {
 int64_t DevicePlan::table_bytes() const {
   const auto bytes = [](const auto& table) { return table.capacity() * sizeof(table[0]); };
   size_t total = bytes(rows_) + bytes(active_) + bytes(chunks_) + bytes(layouts_) + bytes(grads_);
-  for (const at::Tensor* memory : {&memory_.rows, &memory_.active, &memory_.rules, &memory_.coeffs,
-                                   &memory_.chunks, &memory_.layouts}) {
+  for (const at::Tensor* memory : memory_.all()) {
     if (memory->defined()) total += memory->numel();
   }
   return static_cast<int64_t>(total);

@@ -3,6 +3,7 @@
 
 #include "bindings/torch_headers.h"
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace fusedlr {
 
 class DevicePlan {
  public:
-  explicit DevicePlan(DeviceTable& table) : table_(table) {}
+  explicit DevicePlan(DeviceTable& table) : table_(table), stream_(table.device()) {}
 
   // Makes the device's tables hold what has been gathered, all but the gradients. Throws if that
   // would change something while a graph is being captured.
@@ -37,6 +38,10 @@ class DevicePlan {
   // Device memory whose addresses a captured graph may know.
   struct Memory {
     at::Tensor rows, active, rules, coeffs, chunks, layouts;
+
+    std::array<const at::Tensor*, 6> all() const {
+      return {&rows, &active, &rules, &coeffs, &chunks, &layouts};
+    }
   };
 
   bool update_rows_(const PlanTables& tables);
@@ -47,6 +52,7 @@ class DevicePlan {
   void send_to_(at::Tensor& memory, const std::vector<Item>& items);
 
   DeviceTable& table_;
+  StreamWatch stream_;
   // The host's images. A row here has no gradient, and its layout is an offset into layouts_.
   std::vector<TensorRow> rows_;
   std::vector<int32_t> active_;

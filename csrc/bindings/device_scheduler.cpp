@@ -1,11 +1,13 @@
 #include "bindings/device_scheduler.h"
 
 #include <cstring>
+#include <initializer_list>
 #include <utility>
 
 namespace fusedlr {
 
-DeviceScheduler::DeviceScheduler(Device& device, const SchedulerRow& host) : device_(device) {
+DeviceScheduler::DeviceScheduler(Device& device, const SchedulerRow& host)
+    : device_(device), stream_(device) {
   refuse_while_capturing(device);
   memory_ = device.allocate(sizeof(SchedulerRow));
   device.copy_(row(), &host, sizeof(host));
@@ -64,6 +66,7 @@ void DeviceScheduler::put_settings_(const SchedulerSettings& host, int64_t num_c
   settings.children = children_.data<SchedulerRow*>();
   settings.moves = reserve_<Moves>(moves_, host.num_functions);
   settings.last_lr = reserve_<double>(last_lr_, num_groups);
+  settings.num_groups = num_groups;
   if (std::memcmp(&settings, &sent_, sizeof(settings)) == 0) return;
   refuse_while_capturing(device_);
   device_.copy_(static_cast<SchedulerSettings*>(row()), &settings, sizeof(settings));
@@ -88,6 +91,24 @@ std::vector<double> DeviceScheduler::read_last_lr() const {
 void DeviceScheduler::write_clock_(ptrdiff_t offset, double value) {
   refuse_while_capturing(device_);
   device_.copy_(reinterpret_cast<char*>(&row()->clock) + offset, &value, sizeof(value));
+}
+
+void DeviceScheduler::begin_launch_() {
+  if (!stream_.has_changed_(device_)) return;
+  const std::initializer_list<const at::Tensor*> all{&memory_,
+                                                     &results_,
+                                                     &moves_,
+                                                     &last_lr_,
+                                                     &functions_.memory(),
+                                                     &code_.memory(),
+                                                     &tables_.memory(),
+                                                     &table_.memory(),
+                                                     &function_of_group_.memory(),
+                                                     &columns_.memory(),
+                                                     &children_.memory()};
+  for (const at::Tensor* owned : all) {
+    if (owned->defined()) device_.record_stream(*owned);
+  }
 }
 
 void DeviceScheduler::note_step_(bool is_capture, bool host_follows) {

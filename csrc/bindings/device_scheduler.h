@@ -38,6 +38,8 @@ class DeviceScheduler {
   // Writes a number at an offset in the clock.
   void write_clock_(ptrdiff_t offset, double value);
 
+  // A step is about to be launched, or to become part of a graph.
+  void begin_launch_();
   // A step has been launched, or has become part of a graph; `host_follows`: the host has made it,
   // too.
   void note_step_(bool is_capture, bool host_follows);
@@ -54,6 +56,7 @@ class DeviceScheduler {
   Item* reserve_(at::Tensor& memory, int64_t count);
 
   Device& device_;
+  StreamWatch stream_;
   at::Tensor memory_;
   SchedulerSettings sent_;
   DeviceBlob functions_, code_, tables_, table_, function_of_group_, columns_, children_;

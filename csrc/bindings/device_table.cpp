@@ -70,7 +70,7 @@ void DeviceBlob::put_(Device& device, const void* bytes, int64_t size) {
 
 DeviceTable::DeviceTable(const std::string& engine, c10::Device place, at::Tensor host_lr,
                          at::Tensor host_hypers)
-    : device_(device_at(engine, place)) {
+    : device_(device_at(engine, place)), stream_(device_) {
   const auto options = at::TensorOptions(place).dtype(at::kDouble);
   counters_ = at::zeros({sizeof(StepCounters) / sizeof(double)}, options);
   completed = counters_.narrow(0, 0, 1);
@@ -84,6 +84,7 @@ void DeviceTable::set_table(at::Tensor host_lr, at::Tensor host_hypers) {
   host_lr_ = std::move(host_lr);
   host_hypers_ = std::move(host_hypers);
   is_allocated_ = false;
+  if (was_captured_) flush_();  // a replay may move the numbers of the new table
 }
 
 void DeviceTable::allocate_() {
@@ -181,14 +182,17 @@ void DeviceTable::flush_() {
 }
 
 void DeviceTable::pull_() {
-  sync_();
-  const bool was_written = lr_._version() != lr_version_ || hypers_._version() != hypers_version_;
-  if (!has_movers_ && links_.empty() && !was_written) return;
+  const bool was_written =
+      is_allocated_ && (lr_._version() != lr_version_ || hypers_._version() != hypers_version_);
+  const bool may_be_ahead = is_ahead_ || (was_captured_ && has_movers_);
+  if (!may_be_ahead && links_.empty() && !was_written) return flush_();
   if (device_.is_capturing()) {
     throw std::runtime_error(
         "a param group cannot be read while a graph is being captured: its numbers are on the "
         "device; read it before or after the capture");
   }
+  sync_();
+  is_ahead_ = false;
   lr_version_ = lr_._version();
   hypers_version_ = hypers_._version();
   const auto fetch = [&](at::Tensor& host, const at::Tensor& here, double* sent) {
@@ -203,34 +207,46 @@ void DeviceTable::pull_() {
 
 void DeviceTable::put(int64_t group, int64_t column, at::Tensor tensor,
                       const c10::optional<at::Tensor>& source) {
-  fetch_links_();
   Link link{std::move(tensor), source.value_or(at::Tensor())};
   LiveLink row{};
   row.place = to_row({group, column});
   row.tensor_dtype = storage_of(link.tensor, "a hyper");
   row.tensor = link.tensor.mutable_data_ptr();
-  row.tensor_value = row.source_value = read_number(link.tensor);
+  row.tensor_value = row.source_value = row.slot_value = *host_slot(row.place);
   if (link.source.defined()) {
     row.source_dtype = storage_of(link.source, "a hyper");
     row.source = link.source.const_data_ptr();
   }
-  row.slot_value = *host_slot(row.place);
-  drop(group, column);
+  erase_link_(group, column);
+  fetch_links_();
   links_[{group, column}] = std::move(link);
   link_rows_.push_back(row);
   send_if_captured_();
 }
 
 void DeviceTable::drop(int64_t group, int64_t column) {
-  if (links_.erase({group, column}) == 0) return;
+  if (erase_link_(group, column)) send_if_captured_();
+}
+
+bool DeviceTable::erase_link_(int64_t group, int64_t column) {
+  if (links_.erase({group, column}) == 0) return false;
   fetch_links_();
   const TablePlace place = to_row({group, column});
   const auto is_here = [&](const LiveLink& row) {
     return row.place.group == place.group && row.place.column == place.column;
   };
   link_rows_.erase(std::remove_if(link_rows_.begin(), link_rows_.end(), is_here), link_rows_.end());
-  links_are_sent_ = false;
-  send_if_captured_();
+  return true;
+}
+
+bool DeviceTable::follows_source(int64_t group, int64_t column) {
+  fetch_links_();
+  const TablePlace place = to_row({group, column});
+  const auto follows = [&](const LiveLink& row) {
+    return row.place.group == place.group && row.place.column == place.column &&
+           row.source != nullptr;
+  };
+  return std::any_of(link_rows_.begin(), link_rows_.end(), follows);
 }
 
 // Brings what kernels have last seen of the links into the host's image.
@@ -335,8 +351,30 @@ void DeviceTable::begin_() {
 
 void DeviceTable::finish_() { run_prologue_(/*begins=*/false, /*ends=*/true); }
 
+void DeviceTable::begin_launches_() {
+  was_captured_ |= device_.is_capturing();
+  is_ahead_ |= has_movers_;
+  for (const auto& [place, link] : links_) {  // a kernel may write it, in place
+    if (!link.tensor.is_inference()) link.tensor.unsafeGetTensorImpl()->bump_version();
+  }
+  if (stream_.has_changed_(device_)) record_streams_();
+}
+
+// What this table owns must not be freed before the current stream is done with it.
+void DeviceTable::record_streams_() {
+  std::vector<const at::Tensor*> owned{&lr_, &hypers_, &counters_, &link_memory_};
+  std::vector<const DeviceBlob*> blobs{&found_inf_blob_, &tables_blob_,  &formulas_blob_,
+                                       &scheduled_blob_, &records_blob_, &record_places_blob_};
+  for (const DeviceBlob& blob : formula_blobs_) blobs.push_back(&blob);
+  for (const DeviceBlob* blob : blobs) owned.push_back(&blob->memory());
+  for (const auto& [memory, capacity, places] : records_) owned.push_back(&memory);
+  for (const at::Tensor* memory : owned) {
+    if (memory->defined()) device_.record_stream(*memory);
+  }
+}
+
 void DeviceTable::run_prologue_(bool begins, bool ends) {
-  if (device_.is_capturing()) was_captured_ = true;
+  begin_launches_();
   PrologueArgs args{};
   args.tables = step_tables();
   args.begins = begins;
@@ -373,6 +411,7 @@ void bind_device_table(py::module_& module) {
       .def("put", &Table::put, py::arg("group"), py::arg("column"), py::arg("tensor"),
            py::arg("source"))
       .def("drop", &Table::drop, py::arg("group"), py::arg("column"))
+      .def("follows_source", &Table::follows_source, py::arg("group"), py::arg("column"))
       .def("configure", &Table::configure, py::arg("schedules"), py::arg("records"))
       .def("begin_", &Table::begin_)
       .def("finish_", &Table::finish_)

@@ -37,6 +37,8 @@ class DeviceBlob {
   }
   // Whether putting these bytes would do anything.
   bool holds(const void* bytes, int64_t size) const;
+  // Undefined before the first bytes.
+  const at::Tensor& memory() const { return memory_; }
 
   template <class Item>
   Item* data() const {
@@ -78,13 +80,18 @@ class DeviceTable {
   void sync_();
   // Fetches what kernels, or writes into lr() and hypers(), may have changed; waits for the device.
   void pull_();
-  // From now on kernels move numbers of the table.
+  // Steps that are launched from now on move numbers of the table.
   void expect_moves_() { has_movers_ = true; }
+  // A step is about to be launched, or to become part of a graph.
+  void begin_launches_();
 
-  // Ties a tensor of one element on this device to a place; see LiveTensors::put.
+  // Ties a tensor of one element on this device to a place, which holds the tensor's number as it
+  // was last seen; see LiveTensors::put. Does not wait for the device.
   void put(int64_t group, int64_t column, at::Tensor tensor,
            const c10::optional<at::Tensor>& source);
   void drop(int64_t group, int64_t column);
+  // Whether the tensor of a place still follows its source.
+  bool follows_source(int64_t group, int64_t column);
 
   void configure(std::vector<Schedule> schedules, std::vector<Record> records);
 
@@ -108,8 +115,6 @@ class DeviceTable {
   int64_t num_groups() const { return host_lr_.numel(); }
   // Where the device finds everything; stays the same for good.
   StepTables* step_tables() const { return tables_blob_.data<StepTables>(); }
-  // Launches have become part of a graph, which the host may replay without asking.
-  void note_capture_() { was_captured_ = true; }
   // What graphs have captured must live as long as their replays can: at least as long as this.
   void keep_(std::shared_ptr<const void> captured) { kept_.push_back(std::move(captured)); }
   bool was_captured() const { return was_captured_; }
@@ -120,6 +125,8 @@ class DeviceTable {
   };
 
   void allocate_();
+  bool erase_link_(int64_t group, int64_t column);
+  void record_streams_();
   void send_tables_();
   void send_links_();
   void fetch_links_();
@@ -129,12 +136,14 @@ class DeviceTable {
   double* host_slot(const TablePlace& place) const;
 
   Device& device_;
+  StreamWatch stream_;
   at::Tensor host_lr_, host_hypers_;
   at::Tensor lr_, hypers_, counters_;
   int64_t lr_version_ = 0, hypers_version_ = 0;
   std::vector<double> sent_;  // what the device got, or the host fetched, last; NaN: send again
   bool is_allocated_ = false;
   bool has_movers_ = false;
+  bool is_ahead_ = false;  // kernels may have moved numbers since the host fetched them
   bool was_captured_ = false;
   at::Tensor found_inf_;
   DeviceBlob found_inf_blob_;  // its value, if it is on another device

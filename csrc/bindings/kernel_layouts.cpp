@@ -183,6 +183,7 @@ py::dict scheduler_row() {
   FUSEDLR_FIELD(table_size);
   FUSEDLR_FIELD(functions);
   FUSEDLR_FIELD(num_functions);
+  FUSEDLR_FIELD(num_groups);
   FUSEDLR_FIELD(function_of_group);
   FUSEDLR_FIELD(columns);
   FUSEDLR_FIELD(children);

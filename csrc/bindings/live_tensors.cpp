@@ -39,6 +39,11 @@ void LiveTensors::put(int64_t group, int64_t column, at::Tensor tensor,
 
 void LiveTensors::drop(int64_t group, int64_t column) { links_.erase({group, column}); }
 
+bool LiveTensors::follows_source(int64_t group, int64_t column) const {
+  const auto link = links_.find({group, column});
+  return link != links_.end() && link->second.source.defined();
+}
+
 void LiveTensors::sync_link_(const Place& place, Link& link) {
   double& table_value = slot(place.first, place.second);
   double value = read_number(link.tensor);
@@ -77,6 +82,7 @@ void bind_live_tensors(py::module_& module) {
       .def("put", &LiveTensors::put, py::arg("group"), py::arg("column"), py::arg("tensor"),
            py::arg("source"))
       .def("drop", &LiveTensors::drop, py::arg("group"), py::arg("column"))
+      .def("follows_source", &LiveTensors::follows_source, py::arg("group"), py::arg("column"))
       .def("sync_", &LiveTensors::sync_)
       .def("sync_group_", &LiveTensors::sync_group_, py::arg("group"));
 }

@@ -21,6 +21,8 @@ class LiveTensors {
   void put(int64_t group, int64_t column, at::Tensor tensor,
            const c10::optional<at::Tensor>& source);
   void drop(int64_t group, int64_t column);
+  // Whether the tensor of a place still follows its source.
+  bool follows_source(int64_t group, int64_t column) const;
 
   // Carries what was written since the last call to the other side; a tensor wins over the table.
   void sync_();

@@ -486,6 +486,11 @@ const char* step_on_device_(const std::vector<Plan*>& plans, DeviceTable& clock)
   clock.flush_();
   const auto is_elsewhere = [&](const Plan* plan) { return plan->table().get() != &clock; };
   const auto others = std::find_if(plans.begin(), plans.end(), is_elsewhere);
+  if (others != plans.end() && clock.device().is_capturing()) {
+    throw std::runtime_error(
+        "the step of an optimizer with parameters on several devices cannot be captured in a "
+        "graph: use an optimizer for each device");
+  }
   for (auto plan = plans.begin(); plan != others; ++plan) {
     const bool is_last = plan + 1 == others;
     (*plan)->run_on_device_(plan == plans.begin(), is_last && clock.ends_with_plans);

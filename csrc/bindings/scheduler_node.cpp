@@ -258,8 +258,23 @@ void SchedulerNode::read_column_(int32_t column, int64_t num_groups) {
   if (size != num_groups) refuse_count(size, column_names_[column], num_groups);
   double* values = column_values_.data() + column * num_groups;
   for (int64_t g = 0; g < num_groups; ++g) {
-    values[g] = to_double(PySequence_Fast_GET_ITEM(items.ptr(), g));
+    values[g] = number_in_(PySequence_Fast_GET_ITEM(items.ptr(), g), column * num_groups + g);
   }
+}
+
+// An entry of a column. What a tensor on the device holds is asked for once, and again when
+// somebody has written into it: asking waits.
+double SchedulerNode::number_in_(PyObject* item, int64_t place) {
+  if (device_ == nullptr || !THPVariable_Check(item)) return to_double(item);
+  const at::Tensor& tensor = THPVariable_Unpack(item);
+  if (tensor.device() != device_->device().place() || tensor.is_inference()) {
+    return read_number(tensor);
+  }
+  SeenNumber& seen = seen_numbers_[place];
+  if (!seen.tensor.is_same(tensor) || seen.version != tensor._version()) {
+    seen = {tensor, tensor._version(), read_number(tensor)};
+  }
+  return seen.value;
 }
 
 bool SchedulerNode::reads_column(int32_t column) const {
@@ -269,6 +284,7 @@ bool SchedulerNode::reads_column(int32_t column) const {
 
 // Reads what the moves need, and makes room for what they leave.
 void SchedulerNode::prepare_moves_(int64_t num_groups) {
+  SchedulerRow::num_groups = num_groups;
   last_lr_.resize(num_groups);
   last_lr = last_lr_.data();
   column_values_.resize(column_names_.size() * num_groups);
@@ -439,6 +455,7 @@ bool SchedulerNode::step_on_(DeviceTable& table, const ScheduleCall& call) {
   const bool is_capture = device.is_capturing();
   table.expect_moves_();
   table.flush_();
+  table.begin_launches_();
 
   StepTables host_tables;
   host_tables.num_groups = table.num_groups();
@@ -471,6 +488,8 @@ bool SchedulerNode::step_on_(DeviceTable& table, const ScheduleCall& call) {
     for_each_node([&](SchedulerNode& node) {
       node.put_on_device_(table.num_groups(), host_follows && !is_capture);
     });
+    for_each_node([](SchedulerNode& node) { node.device_->begin_launch_(); });
+    if (metric.defined()) device.record_stream(metric);
     args.tables = table.step_tables();
     args.root = device_->row();
     device.launch(args);
@@ -481,7 +500,6 @@ bool SchedulerNode::step_on_(DeviceTable& table, const ScheduleCall& call) {
   device_->metric = metric;
   if (is_capture) {
     for_each_node([](SchedulerNode& node) { node.restore_clock_(); });
-    table.note_capture_();
   } else if (host_follows) {
     for_each_part([](SchedulerNode& part) { ++part.SchedulerRow::num_moves; });
   }

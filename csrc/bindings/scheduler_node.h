@@ -4,6 +4,7 @@
 
 #include "bindings/torch_headers.h"
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -92,6 +93,7 @@ class SchedulerNode : private SchedulerRow {
   void prepare_moves_(int64_t num_groups);
   bool reads_column(int32_t column) const;
   void read_column_(int32_t column, int64_t num_groups);
+  double number_in_(PyObject* item, int64_t place);
   void save_clock_() { clock_before_ = clock; }
   void restore_clock_() { clock = clock_before_; }
   template <class Visit>
@@ -126,6 +128,13 @@ class SchedulerNode : private SchedulerRow {
 
   // The same on the device that steps it, if one does.
   std::shared_ptr<DeviceScheduler> device_;
+  // Entries of columns that are tensors there, by their places in column_values_.
+  struct SeenNumber {
+    at::Tensor tensor;
+    int64_t version;
+    double value;
+  };
+  std::map<int64_t, SeenNumber> seen_numbers_;
   bool functions_are_put_ = false;
 };
 

@@ -99,23 +99,26 @@ class TritonDevice final : public Device {
     return call("is_capturing").cast<bool>();
   }
 
-  void read(void* to, const void* from, int64_t size) override {
-    if (is_host() && is_capturing()) {
-      throw std::runtime_error("a graph that records cannot wait for a result");
-    }
+  void record_stream(const at::Tensor& memory) override {
+    if (!is_host()) memory.record_stream(stream());
+  }
+
+  int64_t stream_id() override { return is_host() ? 0 : stream().id(); }
+
+  c10::Device place() const override { return place_; }
+
+ protected:
+  void wait_for_(void* to, const void* from, int64_t size) override {
     const at::NoGradGuard no_grad;
     const c10::DeviceGuard guard(place_);
     blob(to, size, c10::kCPU).copy_(blob(const_cast<void*>(from), size, place_));
   }
 
-  void record_stream(const at::Tensor& memory) override {
-    if (is_host()) return;
-    memory.record_stream(c10::impl::VirtualGuardImpl(place_.type()).getStream(place_));
+ private:
+  c10::Stream stream() const {
+    return c10::impl::VirtualGuardImpl(place_.type()).getStream(place_);
   }
 
-  c10::Device place() const override { return place_; }
-
- private:
   bool is_host() const { return place_.is_cpu(); }
 
   template <class Args, class Launch>

@@ -68,7 +68,9 @@ struct Prologue {
     for (int64_t i = thread; i < tables.num_scheduled; i += num_threads) {
       const ScheduledPlace& scheduled = tables.scheduled[i];
       const ScheduleFormula& formula = tables.formulas[scheduled.formula];
-      tables.slot(scheduled.place) = formula.results[formula.size - 1];
+      if (tables.has(scheduled.place)) {
+        tables.slot(scheduled.place) = formula.results[formula.size - 1];
+      }
     }
   }
 
@@ -76,6 +78,7 @@ struct Prologue {
     for (int64_t k = thread; k < args.num_active; k += num_threads) {
       const int32_t index = args.active[k];
       const TensorRow& row = args.rows[index];
+      if (row.group >= args.tables->num_groups) continue;
       prepare_row_(args, row, args.coeffs + int64_t{index} * kMaxCoeffs,
                    static_cast<const Rules*>(nullptr));
     }
@@ -117,8 +120,8 @@ struct Prologue {
       }
       for (int64_t column = thread; column < record.num_places; column += num_threads) {
         const TablePlace place = record.places[column];
-        const bool is_gone = place.group < 0;
-        row[2 + column] = is_gone ? std::numeric_limits<double>::quiet_NaN() : tables.slot(place);
+        row[2 + column] =
+            tables.has(place) ? tables.slot(place) : std::numeric_limits<double>::quiet_NaN();
       }
     }
   }

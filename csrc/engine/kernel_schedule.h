@@ -149,7 +149,9 @@ struct ScheduleKernel {
 
   static FUSEDLR_HOST_DEVICE void move_(const StepTables& tables, SchedulerRow& row, int thread,
                                         int num_threads) {
-    const int64_t num_groups = tables.num_groups;
+    // A graph may have captured the step before groups came or went.
+    const int64_t num_groups =
+        row.num_groups < tables.num_groups ? row.num_groups : tables.num_groups;
     double *lr = tables.lr, *last_lr = row.last_lr;
     move_part_(row, &Moves::lr, lr, 1, num_groups, thread, num_threads);
     for (int64_t g = thread; g < num_groups; g += num_threads) last_lr[g] = lr[g];
@@ -168,8 +170,8 @@ struct ScheduleKernel {
     const Move first = row.moves[0].*part;
     const int64_t* which = row.num_functions == 1 ? nullptr : row.function_of_group;
     if (first.kind == MoveKind::keep) return;
-    const double* from = first.from < 0 ? nullptr : row.columns + first.from * num_groups;
-    const double* to = first.to < 0 ? nullptr : row.columns + first.to * num_groups;
+    const double* from = first.from < 0 ? nullptr : row.columns + first.from * row.num_groups;
+    const double* to = first.to < 0 ? nullptr : row.columns + first.to * row.num_groups;
     for (int64_t g = thread; g < num_groups; g += num_threads) {
       const Move move = which == nullptr ? first : row.moves[which[g]].*part;
       values[g * stride] = apply(move, values[g * stride], from == nullptr ? 0.0 : from[g],

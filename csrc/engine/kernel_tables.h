@@ -77,6 +77,10 @@ struct StepTables {
   const StepRecord* records = nullptr;
   int64_t num_records = 0;
 
+  // Not for groups that have gone since a graph was captured.
+  FUSEDLR_HOST_DEVICE bool has(TablePlace place) const {
+    return place.group >= 0 && place.group < num_groups;
+  }
   FUSEDLR_HOST_DEVICE double& slot(TablePlace place) const {
     return place.column < 0 ? lr[place.group] : hypers[place.group * num_hypers + place.column];
   }
@@ -172,6 +176,7 @@ struct SchedulerSettings {
   int64_t table_size = 0;
   const StepFunction* functions = nullptr;  // at least one
   int64_t num_functions = 1;
+  int64_t num_groups = 0;                      // those that the following knows
   const int64_t* function_of_group = nullptr;  // with several functions
   const double* columns = nullptr;             // [num_columns, num_groups]
   SchedulerRow* const* children = nullptr;

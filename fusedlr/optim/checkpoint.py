@@ -174,11 +174,19 @@ def load_state_(
     saved_state: Mapping[Any, Any],
     params: Mapping[Any, Tensor],
     new_steps: Callable[[list[Tensor]], Iterator[Tensor]],
+    keeps_memory: bool,
 ) -> None:
-    """Loads the state of all parameters into the storage that is there, and creates the rest."""
+    """Loads the state of all parameters into the storage that is there, and creates the rest.
+
+    With `keeps_memory`, for graphs that know it by address, what is not in the saved state begins
+    anew where it is, at zero; otherwise it is deleted.
+    """
     loaded_keys = {params.get(key, key) for key in saved_state}
     for key in state.keys() - loaded_keys:
-        del state[key]
+        if keeps_memory and isinstance(state[key], ParamState):
+            _reset_(state[key])
+        else:
+            del state[key]
     steps = new_steps([params[key] for key in saved_state if key in params])
     for key, saved in saved_state.items():
         if key not in params:
@@ -187,7 +195,10 @@ def load_state_(
         param, new_step = params[key], next(steps)
         entries = state[param]
         for name in entries.keys() - saved.keys():
-            del entries[name]
+            if keeps_memory and isinstance(entries[name], Tensor):
+                entries[name].zero_()
+            else:
+                del entries[name]
         for name, value in saved.items():
             if name == "step":
                 current = entries.get(name)
@@ -197,6 +208,13 @@ def load_state_(
                 entries[name] = _load_entry(value, entries.get(name), param)
         if entries.completed_steps is not None:
             entries.completed_steps.fill_(1)
+
+
+def _reset_(entries: ParamState) -> None:
+    """The state of a parameter before its first step, in the memory that is there."""
+    for one in (*entries.values(), entries.completed_steps):
+        if isinstance(one, Tensor):
+            one.zero_()
 
 
 def _load_entry(value: Any, current: Any, param: Tensor) -> Any:

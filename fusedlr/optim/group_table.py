@@ -26,6 +26,7 @@ class LiveTensors(Protocol):
     def set_table(self, lr: Tensor, hypers: Tensor) -> None: ...
     def put(self, group: int, column: int, tensor: Tensor, source: Tensor | None) -> None: ...
     def drop(self, group: int, column: int) -> None: ...
+    def follows_source(self, group: int, column: int) -> bool: ...
     def sync_(self) -> None: ...
     def sync_group_(self, group: int) -> None: ...
 
@@ -138,15 +139,17 @@ class GroupTable:
         """Makes these the tables that steps read."""
         self.pull()
         self.sync()  # an edit that waits in a tensor must not get lost when it is tied anew
+        self._links = {
+            place: (tensor, source if self._follows_source(place) else None)
+            for place, (tensor, source) in self._links.items()
+        }
         for place in self._links:
             self._untie(place)
         self.devices, self.device = devices, device
         for table in devices.values():
             table.set_table(self._host_lr, self._host_hypers)
-        for place, (tensor, source) in self._links.items():
-            # Who went his own way differs from the tensor that he followed.
-            still_follows = source is not None and source.item() == tensor.item()
-            self._tie(place, tensor, source if still_follows else None)
+        for place, tensors in self._links.items():
+            self._tie(place, *tensors)
 
     def take_devices_of(self, other: GroupTable) -> None:
         """Goes on with the devices of a table that this one replaces: graphs know their memory."""
@@ -181,6 +184,11 @@ class GroupTable:
         else:
             self._has_live = True
             self._live.put(*place, tensor, source)
+
+    def _follows_source(self, place: Place) -> bool:
+        """Whether the tensor of a place still follows another one."""
+        is_tied_to_device = self.device is not None and self.device.follows_source(*place)
+        return is_tied_to_device or self._live.follows_source(*place)
 
     def _untie(self, place: Place) -> None:
         self._live.drop(*place)
@@ -403,6 +411,10 @@ class GroupTable:
             one, two = map(self._moved, (index, index), columns, (first, second), numbers)
             return stored if one is first and two is second else (one, two)
         return self._moved(index, columns, stored, _double_at(self._address(index, columns)).value)
+
+    def last_known(self, index: int, key: str) -> float:
+        """The number of a hyper as the host knows it, without waiting for a device."""
+        return self._slot(index, self._column[key]).value
 
     def _moved(self, index: int, column: int, stored: Any, number: float) -> Any:
         if self._links and isinstance(stored, Tensor):

@@ -38,6 +38,10 @@ class LiveTensors:
     def drop(self, group: int, column: int) -> None:
         self._links.pop((group, column), None)
 
+    def follows_source(self, group: int, column: int) -> bool:
+        link = self._links.get((group, column))
+        return link is not None and link.source is not None
+
     def sync_(self) -> None:
         for place in self._links:
             self._sync_link(place)

@@ -73,10 +73,8 @@ def _accepting_schedules(torch_init: Callable[..., None]) -> Callable[..., None]
         # torch checks the values at step 0.
         values = {key: _first_value(value) for key, value in kwargs.items()}
         super(FusedOptimizer, self).__init__(*map(_first_value, args), **values)
-        if backend is not None:
-            for group in self.param_groups:
-                for device_type in {param.device.type for param in group["params"]}:
-                    _backend.engine_for(device_type, backend)
+        # Not in the first step, which would have to wait for tensors on the device.
+        self._placed_table()
 
     parameters = [*signature.parameters.values(), backend_parameter]
     __init__.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -92,6 +90,14 @@ def _first_value(hyper: Any) -> Any:
     if isinstance(hyper, Schedule):
         return hyper(0)
     return tuple(map(_first_value, hyper)) if _is_scheduled(hyper) else hyper
+
+
+def _set_count_(count: Tensor, value: Tensor) -> None:
+    # What comes from the host is written by a kernel's argument: nobody waits.
+    if value.device.type == "cpu":
+        count.fill_(value.item())
+    else:
+        count.copy_(value)
 
 
 class FusedOptimizer(Optimizer):
@@ -198,8 +204,8 @@ class FusedOptimizer(Optimizer):
         clock: Any = device or (_backend.step_clock_class() or StepClock)()
         if clock is before:
             return
-        clock.completed.copy_(before.completed)
-        clock.skipped.copy_(before.skipped)
+        _set_count_(clock.completed, before.completed)
+        _set_count_(clock.skipped, before.skipped)
         clock.found_inf = before.found_inf
         self._clock = clock
         self._table.set_clock(clock.completed)
@@ -242,16 +248,28 @@ class FusedOptimizer(Optimizer):
     def _attach(self, recorder: Recorder) -> Callable[[], None]:
         """Lets a recorder record each step from now on; returns what ends that."""
         recorder.fit(self._table)
-        recorders, revision = self._recorders, self._revision  # not self: it may outlive that
+        recorders, reference = self._recorders, weakref.ref(self)  # it may outlive that
 
         def detach() -> None:
             if recorder in recorders:
                 recorders.remove(recorder)
-                revision.bump()
+                if (optimizer := reference()) is not None:
+                    optimizer._notice_recorders()
 
         recorders.append(recorder)
-        revision.bump()
+        self._notice_recorders()
         return detach
+
+    def _notice_recorders(self) -> None:
+        """Tells plans, or at once the device where graphs go on without them, of recorders."""
+        self._revision.bump()
+        if self._was_captured:
+            planning.configure_clock(self)
+
+    @property
+    def _was_captured(self) -> bool:
+        """Whether a graph may step this optimizer."""
+        return self._table.device is not None and self._table.device.was_captured
 
     # Groups and state: attributes that others replace as a whole
 
@@ -489,7 +507,9 @@ class FusedOptimizer(Optimizer):
             checkpoint.load_group_(group, saved)
         super().__setstate__({})  # the defaults of keys that an old checkpoint lacks
         new_steps = functools.partial(planning.new_steps, self)
-        checkpoint.load_state_(self._state, state_dict["state"], params, new_steps)
+        checkpoint.load_state_(
+            self._state, state_dict["state"], params, new_steps, keeps_memory=self._was_captured
+        )
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

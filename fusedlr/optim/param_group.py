@@ -7,6 +7,8 @@ from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from fusedlr.optim.group_table import GroupTable
 from fusedlr.optim.revision import Revision
 from fusedlr.schedules import Schedule
@@ -73,13 +75,15 @@ class ParamGroup(dict[str, Any]):
 
     def may_be_nonzero(self, key: str) -> bool:
         """Whether a hyper is not 0, or a schedule or a scheduler may make it so."""
+        value = dict.__getitem__(self, key)
         return bool(
-            self[key] != 0
-            # Where the table does not hold what was assigned, a scheduler moves it.
-            or dict.__getitem__(self, key) != 0
+            # A tensor may be on a device, which is not to be waited for.
+            isinstance(value, Tensor)
+            or value != 0
             or key in self.schedules
-            # Schedulers that cycle a hyper note the range in the group.
+            # Schedulers that cycle a hyper note the range in the group, or have moved it already.
             or self.get(f"max_{key}", 0) != 0
+            or self._table.last_known(self._index, key) != 0
         )
 
     def _write_through(self) -> None:

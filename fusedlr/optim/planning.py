@@ -117,7 +117,7 @@ def _complete_state(
     if not optimizer.step_is_visible:
         if state.completed_steps is None:  # the buffers come from outside: they have been used
             state.completed_steps = optimizer._new_steps(1, place)[0].fill_(1)
-        state.completed_steps = state.completed_steps.to(place)
+        state.completed_steps = _count_at(place, state.completed_steps)
         return state.completed_steps, buffers
     step = state.get("step")
     if step is None:
@@ -127,9 +127,16 @@ def _complete_state(
         step = optimizer._new_steps(1, place)[0].fill_(count)
         state.set_unnoticed("step", step)
     elif step.device != place:
-        step = step.to(place)
+        step = _count_at(place, step)
         state.set_unnoticed("step", step)
     return step, buffers
+
+
+def _count_at(place: torch.device, step: Tensor) -> Tensor:
+    """A step count there: itself or a copy. What comes from the host makes nobody wait."""
+    if step.device.type == "cpu" != place.type:
+        return torch.full_like(step, step.item(), device=place)
+    return step.to(place)
 
 
 def new_steps(optimizer: FusedOptimizer, params: Sequence[Tensor]) -> Iterator[Tensor]:

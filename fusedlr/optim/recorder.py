@@ -44,7 +44,10 @@ class Recorder:
         where the table is.
         """
         place = table.place
-        self.memory = self.memory.to(place)
+        if self.memory.device != place:
+            # Nothing written yet: nothing to bring there, for which the host would wait.
+            is_unused = self.memory.device.type == "cpu" and self.memory[-1] == 0
+            self.memory = self._new_memory(place) if is_unused else self.memory.to(place)
         known = set(self.places)
         new = [place for place in table.places_to_record() if place not in known]
         if not new:

@@ -21,10 +21,15 @@ def lanes():
 
 @triton.jit
 def slots(tables, place, mask):
-    """The addresses of the numbers at places, and their groups; column -1 is the lr."""
+    """The addresses of the numbers at places, and which of these the group table has.
+
+    Column -1 is the lr. A group may have gone, also since a graph was captured.
+    """
     group = load(place + layouts.TablePlace.group, tl.int32, mask, 0).to(tl.int64)
     column = load(place + layouts.TablePlace.column, tl.int32, mask, 0)
     lr = load(tables + layouts.StepTables.lr, tl.int64)
     hypers = load(tables + layouts.StepTables.hypers, tl.int64)
     num_hypers = load(tables + layouts.StepTables.num_hypers, tl.int64)
-    return tl.where(column < 0, lr + 8 * group, hypers + 8 * (group * num_hypers + column)), group
+    num_groups = load(tables + layouts.StepTables.num_groups, tl.int64)
+    has = mask & (group >= 0) & (group < num_groups)
+    return tl.where(column < 0, lr + 8 * group, hypers + 8 * (group * num_hypers + column)), has

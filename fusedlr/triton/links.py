@@ -33,9 +33,9 @@ def _write_numbers(address, number, dtype, mask):
 
 
 @triton.jit
-def _sync_block(link, is_link, tables):
+def _sync_block(link, mask, tables):
     """Carries what was written since the last call to the other side; a tensor wins."""
-    slot_at, _ = slots(tables, link + layouts.LiveLink.place, is_link)
+    slot_at, is_link = slots(tables, link + layouts.LiveLink.place, mask)
     tensor = load(link + layouts.LiveLink.tensor, tl.int64, is_link, 0)
     tensor_dtype = load(link + layouts.LiveLink.tensor_dtype, tl.int8, is_link, 0)
     source = load(link + layouts.LiveLink.source, tl.int64, is_link, 0)

@@ -54,6 +54,8 @@ def prepare_rows(tables, rows, active, num_active, rules_, coeffs):
         index = load(active + 4 * k, tl.int32, mask, 0).to(tl.int64)
         row = rows + index * layouts.TensorRow.size
         group = load(row + layouts.TensorRow.group, tl.int32, mask, 0).to(tl.int64)
+        # A group may have gone since a graph was captured.
+        mask = mask & (group < load(tables + layouts.StepTables.num_groups, tl.int64))
         rule_of_row = load(rules_ + 4 * group, tl.int32, mask, -1)
         for rule in tl.static_range(rules.NUM_RULES):
             chosen = mask & (rule_of_row == rule)

@@ -36,10 +36,10 @@ def _move_scheduled(tables, formulas):
         place = first + lanes()
         mask = place < num_scheduled
         row = scheduled + place * layouts.ScheduledPlace.size
-        slot, _ = slots(tables, row + layouts.ScheduledPlace.place, mask)
+        slot, has = slots(tables, row + layouts.ScheduledPlace.place, mask)
         index = load(row + layouts.ScheduledPlace.formula, tl.int32, mask, 0).to(tl.int64)
         formula = formulas + index * layouts.ScheduleFormula.size
-        store(slot, value_of(formula, mask), tl.float64, mask)
+        store(slot, value_of(formula, mask), tl.float64, has)
         first += LANES
 
 
@@ -60,8 +60,8 @@ def _write_record(tables, record, completed, skipped):
     while first < num_places:
         column = first + lanes()
         mask = column < num_places
-        slot, group = slots(tables, places + column * layouts.TablePlace.size, mask)
-        number = load(slot, tl.float64, mask & (group >= 0), float("nan"))  # of a group gone
+        slot, has = slots(tables, places + column * layouts.TablePlace.size, mask)
+        number = load(slot, tl.float64, has, float("nan"))
         store(row + 16 + 8 * column, number, tl.float64, mask)
         first += LANES
     tl.debug_barrier()

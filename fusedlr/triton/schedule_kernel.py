@@ -138,7 +138,7 @@ def _prepare(row, is_initial, is_jump, metric):
 
 
 @triton.jit
-def _moved(row, part: tl.constexpr, group, is_group, num_groups, value):
+def _moved(row, part: tl.constexpr, group, is_group, num_columns, value):
     """The numbers of a block of groups after one part of a row's move: lr, or momentum."""
     move = load(row + layouts.SchedulerRow.moves, tl.int64) + part
     kind = load(move + layouts.Move.kind, tl.int32)
@@ -155,10 +155,10 @@ def _moved(row, part: tl.constexpr, group, is_group, num_groups, value):
         target = load(move + layouts.Move.to, tl.int32)
         columns = load(row + layouts.SchedulerRow.columns, tl.int64) + 8 * group
         at_source = load(
-            columns + 8 * (source * num_groups), tl.float64, is_group & (source >= 0), 0.0
+            columns + 8 * (source * num_columns), tl.float64, is_group & (source >= 0), 0.0
         )
         at_target = load(
-            columns + 8 * (target * num_groups), tl.float64, is_group & (target >= 0), 0.0
+            columns + 8 * (target * num_columns), tl.float64, is_group & (target >= 0), 0.0
         )
         value = apply_move(kind, a, b, value, at_source, at_target)
     return value
@@ -166,7 +166,9 @@ def _moved(row, part: tl.constexpr, group, is_group, num_groups, value):
 
 @triton.jit
 def _move(tables, row):
-    num_groups = load(tables + layouts.StepTables.num_groups, tl.int64)
+    # A graph may have captured the step before groups came or went.
+    num_columns = load(row + layouts.SchedulerRow.num_groups, tl.int64)
+    num_groups = tl.minimum(num_columns, load(tables + layouts.StepTables.num_groups, tl.int64))
     num_hypers = load(tables + layouts.StepTables.num_hypers, tl.int64)
     lr = load(tables + layouts.StepTables.lr, tl.int64)
     hypers = load(tables + layouts.StepTables.hypers, tl.int64)
@@ -177,13 +179,13 @@ def _move(tables, row):
         group = first + lanes()
         is_group = group < num_groups
         value = load(lr + 8 * group, tl.float64, is_group, 0.0)
-        value = _moved(row, layouts.Moves.lr, group, is_group, num_groups, value)
+        value = _moved(row, layouts.Moves.lr, group, is_group, num_columns, value)
         store(lr + 8 * group, value, tl.float64, is_group)
         store(last_lr + 8 * group, value, tl.float64, is_group)
         if momentum_column >= 0:
             momentum = hypers + 8 * (group * num_hypers + momentum_column)
             value = load(momentum, tl.float64, is_group, 0.0)
-            value = _moved(row, layouts.Moves.momentum, group, is_group, num_groups, value)
+            value = _moved(row, layouts.Moves.momentum, group, is_group, num_columns, value)
             store(momentum, value, tl.float64, is_group)
         first += LANES
     num_moves = load(row + layouts.SchedulerRow.num_moves, tl.int64)

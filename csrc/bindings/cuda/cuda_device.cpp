@@ -37,17 +37,20 @@ class CudaDevice final : public Device {
     return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
   }
 
-  void read(void* to, const void* from, int64_t size) override {
-    const c10::cuda::CUDAGuard guard(index_);
-    // Also tells torch's set_sync_debug_mode that this waits.
-    c10::cuda::memcpy_and_sync(to, from, size, cudaMemcpyDeviceToHost, stream());
-  }
-
   void record_stream(const at::Tensor& memory) override {
     c10::cuda::CUDACachingAllocator::recordStream(memory.storage().data_ptr(), stream());
   }
 
+  int64_t stream_id() override { return stream().id(); }
+
   c10::Device place() const override { return c10::Device(c10::DeviceType::CUDA, index_); }
+
+ protected:
+  void wait_for_(void* to, const void* from, int64_t size) override {
+    const c10::cuda::CUDAGuard guard(index_);
+    // Also tells torch's set_sync_debug_mode that this waits.
+    c10::cuda::memcpy_and_sync(to, from, size, cudaMemcpyDeviceToHost, stream());
+  }
 
  private:
   c10::cuda::CUDAStream stream() const { return c10::cuda::getCurrentCUDAStream(index_); }
