@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.metadata
 import os
 import warnings
 from collections.abc import Sequence
@@ -51,47 +54,123 @@ _ENGINE_DTYPES = frozenset(
 )
 
 
-#: What FUSEDLR_BACKEND can be. "walked" is for tests: the kernels of a GPU, walked on the host.
-_BACKENDS = ("cpu", "cuda", "torch", "walked")
-_KERNEL_ENGINES = frozenset({"cuda", "walked"})
-
+#: The engines. "walked" is for tests: the kernels of a GPU, walked on the host.
+_BACKENDS = ("cpu", "cuda", "triton", "torch", "walked")
+#: The engines for each type of device, the best first; and "torch" for every other.
+_ENGINES_OF = {"cpu": ("cpu", "walked", "triton"), "cuda": ("cuda", "triton")}
+_KERNEL_ENGINES = frozenset({"cuda", "triton", "walked"})
+#: Those that serve a device only where they are asked for.
+_ON_REQUEST = frozenset({("cpu", "walked"), ("cpu", "triton")})
 
 _WITHOUT_CUDA = (
     "the extension was built without CUDA; build it where torch has CUDA and nvcc is found "
     "(FUSEDLR_CUDA=1 says what is missing)"
 )
+_OLDEST_TRITON = (3, 4)
+
+
+def check_backend(choice: str | None, source: str) -> None:
+    """Raises ValueError if `choice`, which `source` has made, is no engine."""
+    if choice not in (None, *_BACKENDS):
+        names = ", ".join(map(repr, _BACKENDS))
+        raise ValueError(f"{source} must be one of {names}, but is {choice!r}")
 
 
 def forced_backend() -> str | None:
     """The engine that the environment variable ``FUSEDLR_BACKEND`` asks for, if any."""
     choice = os.environ.get("FUSEDLR_BACKEND") or None
-    if choice not in (None, *_BACKENDS):
-        names = ", ".join(map(repr, _BACKENDS))
-        raise ValueError(f"FUSEDLR_BACKEND must be one of {names}, but is {choice!r}")
+    check_backend(choice, "FUSEDLR_BACKEND")
     return choice
 
 
-def engine_for(device_type: str) -> tuple[str, str]:
-    """The engine for parameters on devices of this type, and the reason for the choice."""
-    if forced_backend() == "torch":
+def engine_for(device_type: str, backend: str | None = None) -> tuple[str, str]:
+    """The engine for parameters on devices of this type, and the reason for the choice.
+
+    Args:
+        device_type: as in ``torch.device(...).type``.
+        backend: the engine that an optimizer was told to use; it comes before ``FUSEDLR_BACKEND``,
+            which is followed only where that engine can serve the device.
+
+    Raises:
+        ValueError: if `backend` cannot serve such a device.
+    """
+    forced = forced_backend()
+    if backend is None and forced == "torch":
         return "torch", "FUSEDLR_BACKEND=torch"
+    if backend == "torch":
+        return "torch", "backend='torch'"
+    engines = _ENGINES_OF.get(device_type, ())
+    if backend is not None:
+        obstacle = _obstacle(backend, device_type)
+        if obstacle is not None:
+            raise ValueError(
+                f"backend={backend!r} cannot update parameters on {device_type!r} devices: "
+                f"{obstacle}. Leave `backend` out for the best engine that can"
+            )
+        return backend, _description(backend)
+    obstacles = {engine: _obstacle(engine, device_type) for engine in engines}
+    if forced in engines and obstacles[forced] is None:
+        return forced, f"FUSEDLR_BACKEND={forced}: {_description(forced)}"
+    for engine in engines:
+        if obstacles[engine] is None and (device_type, engine) not in _ON_REQUEST:
+            return engine, _description(engine)
+    if extension is None or not engines:
+        return "torch", _obstacle("cpu", device_type) or ""
+    return "torch", "; ".join(f"{engine}: {why}" for engine, why in obstacles.items())
+
+
+def _obstacle(engine: str, device_type: str) -> str | None:
+    """Why an engine of ours cannot serve such a device, or None."""
     if extension is None:
-        return "torch", f"the compiled extension is missing: {_extension_error}"
-    if device_type == "cpu":
-        if forced_backend() == "walked":
-            return "walked", "FUSEDLR_BACKEND=walked: the kernels of a GPU, one thread at a time"
-        return "cpu", f"compiled, {extension.simd_level()}"
-    if device_type == "cuda" and "cuda" in extension.kernel_devices():
-        return "cuda", f"compiled for CUDA {torch.version.cuda}"
-    if device_type == "cuda":
-        return "torch", _WITHOUT_CUDA
-    return "torch", f"there is no compiled engine for {device_type!r} devices"
+        return f"the compiled extension is missing: {_extension_error}"
+    if device_type not in _ENGINES_OF:
+        return f"there is no compiled engine for {device_type!r} devices"
+    if engine not in _ENGINES_OF[device_type]:
+        return f"it is no engine for them ({', '.join(_ENGINES_OF[device_type])} are)"
+    if engine == "cuda" and "cuda" not in extension.kernel_engines():
+        return _WITHOUT_CUDA
+    if engine == "triton":
+        return _triton_obstacle(device_type)
+    return None
 
 
-def can_update(param: Tensor) -> bool:
+def _triton_obstacle(device_type: str) -> str | None:
+    version = _triton_version()
+    needed = f"Triton {'.'.join(map(str, _OLDEST_TRITON))} or newer"
+    if version is None:
+        return f"Triton is not installed; `pip install triton` ({needed})"
+    if tuple(map(int, version.split(".")[:2])) < _OLDEST_TRITON:
+        return f"Triton {version} is too old; install {needed}"
+    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return (
+            "on the CPU, Triton's kernels run in its interpreter only, for tests; set "
+            "TRITON_INTERPRET=1 before Triton is imported"
+        )
+    return None
+
+
+@functools.cache
+def _triton_version() -> str | None:
+    for name in ("triton", "pytorch-triton-rocm", "triton-windows"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
+
+
+def _description(engine: str) -> str:
+    if engine == "cpu":
+        return f"compiled, {extension.simd_level()}"
+    if engine == "cuda":
+        return f"compiled for CUDA {torch.version.cuda}"
+    if engine == "triton":
+        return f"kernels of Triton {_triton_version()}, compiled when they are first used"
+    return "the kernels of a GPU, one thread at a time"
+
+
+def can_update(param: Tensor, backend: str | None = None) -> bool:
     """Whether a compiled engine can update this parameter."""
     return (
-        engine_for(param.device.type)[0] != "torch"
+        engine_for(param.device.type, backend)[0] != "torch"
         and param.layout == torch.strided
         and param.dtype in _ENGINE_DTYPES
         # A subclass with a dispatch of its own (DTensor, quantized tensors) hides its storage.
@@ -99,6 +178,11 @@ def can_update(param: Tensor) -> bool:
         and not param.is_conj()
         and not param.is_neg()
     )
+
+
+def moves_numbers(backend: str | None = None) -> bool:
+    """Whether an engine of ours moves the numbers of the groups, instead of torch's schedulers."""
+    return backend != "torch" and engine_for("cpu")[0] != "torch"
 
 
 def has_observers() -> bool:
@@ -114,7 +198,7 @@ def backend_info() -> dict[str, Any]:
         is missing), the instruction set that its loops use, the number of threads, under
         ``"devices"`` for each device type of this machine the engine and the reason, under
         ``"built_for"`` the device types that kernels were compiled for, and under ``"not_built"``
-        what was not, and why.
+        which engines for GPUs are not there, and why.
 
     Example:
         >>> import fusedlr
@@ -124,10 +208,9 @@ def backend_info() -> dict[str, Any]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device_types = ["cpu"] + ([accelerator.type] if accelerator is not None else [])
     engines = {device_type: engine_for(device_type) for device_type in device_types}
-    built_for = extension.kernel_devices() if extension is not None else []
-    not_built = {"triton": "this version has no Triton engine"}
-    if "cuda" not in built_for:
-        not_built["cuda"] = _WITHOUT_CUDA if extension is not None else str(_extension_error)
+    kernels = extension.kernel_engines() if extension is not None else {}
+    built_for = sorted({place for engine in ("cuda", "walked") for place in kernels.get(engine, ())})
+    not_built = {engine: _obstacle(engine, "cuda") for engine in ("cuda", "triton")}
     return {
         "fusedlr": _version.__version__,
         "torch": torch.__version__,
@@ -140,7 +223,7 @@ def backend_info() -> dict[str, Any]:
             for device_type, (engine, reason) in engines.items()
         },
         "built_for": built_for,
-        "not_built": not_built,
+        "not_built": {engine: why for engine, why in not_built.items() if why is not None},
     }
 
 
@@ -165,14 +248,19 @@ def step_clock_class() -> type[StepClock] | None:
     return None if extension is None else extension.StepClock
 
 
-def runs_kernels(place: torch.device) -> bool:
+def runs_kernels(place: torch.device, backend: str | None = None) -> bool:
     """Whether the engine for this device launches kernels, which need tables there."""
-    return engine_for(place.type)[0] in _KERNEL_ENGINES
+    return engine_for(place.type, backend)[0] in _KERNEL_ENGINES
 
 
-def new_device_table(place: torch.device, lr: Tensor, hypers: Tensor) -> DeviceTable:
+def new_device_table(
+    place: torch.device, lr: Tensor, hypers: Tensor, backend: str | None = None
+) -> DeviceTable:
     """The group table on a device that runs kernels; `lr` and `hypers` are those of the host."""
-    table: DeviceTable = extension.DeviceTable(place, lr, hypers)
+    engine, _ = engine_for(place.type, backend)
+    if engine == "triton":
+        import fusedlr.triton.engine  # noqa: F401, PLC0415 (it tells the extension of itself)
+    table: DeviceTable = extension.DeviceTable(engine, place, lr, hypers)
     return table
 
 

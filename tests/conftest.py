@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import interpreter
 import pytest
 import torch
+
+if interpreter.IS_CHOSEN:
+    interpreter.prepare()
+
+#: The engines that serve CPU tensors; Triton's only where its kernels are interpreted.
+COMPILED_ENGINES = ["triton"] if interpreter.IS_CHOSEN else ["cpu", "walked"]
+ENGINES = ["triton"] if interpreter.IS_CHOSEN else ["cpu", "torch", "walked"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,14 +61,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=["cpu", "walked"])
+@pytest.fixture(params=COMPILED_ENGINES)
 def compiled_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The CPU engine, and the kernels of a device, walked: a test that takes this runs on both."""
     monkeypatch.setenv("FUSEDLR_BACKEND", request.param)
     return str(request.param)
 
 
-@pytest.fixture(params=["cpu", "torch", "walked"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engines that serve CPU tensors: a test that takes this runs on each of them."""
     monkeypatch.setenv("FUSEDLR_BACKEND", request.param)

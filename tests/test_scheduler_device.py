@@ -39,7 +39,7 @@ def _walked(monkeypatch):
 
 def record(act):
     """A graph of what a call launches; nothing of it has run."""
-    graph = fusedlr._backend.extension.WalkedGraph()
+    graph = fusedlr._backend.extension.HostGraph()
     graph.begin_()
     try:
         act()
@@ -299,7 +299,7 @@ def refusal(scheduler, act, error):
     """What a call raises while it is recorded; nothing has moved, and nothing was recorded."""
     optimizer = scheduler.optimizer
     before = lrs(optimizer), scheduler.get_last_lr(), scheduler.state_dict()
-    graph = fusedlr._backend.extension.WalkedGraph()
+    graph = fusedlr._backend.extension.HostGraph()
     graph.begin_()
     try:
         with pytest.raises(error) as caught:
@@ -370,7 +370,7 @@ def test_an_edit_of_the_clock_while_recording_is_refused():
     def edit():
         scheduler.last_epoch = 5
 
-    graph = fusedlr._backend.extension.WalkedGraph()
+    graph = fusedlr._backend.extension.HostGraph()
     graph.begin_()
     with pytest.raises(RuntimeError, match="captured"):
         edit()

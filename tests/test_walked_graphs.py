@@ -24,7 +24,7 @@ def _walked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def captured() -> Iterator[Any]:
-    graph = _backend.extension.WalkedGraph()
+    graph = _backend.extension.HostGraph()
     graph.begin_()
     try:
         yield graph

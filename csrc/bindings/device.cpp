@@ -13,22 +13,26 @@
 namespace fusedlr {
 namespace {
 
-std::map<c10::DeviceType, DeviceFinder>& finders() {
-  static std::map<c10::DeviceType, DeviceFinder> finders;
+using Finders = std::map<std::string, std::map<c10::DeviceType, DeviceFinder>>;
+
+Finders& finders() {
+  static Finders finders;
   return finders;
 }
 
 }  // namespace
 
-DeviceRegistration::DeviceRegistration(c10::DeviceType type, DeviceFinder find) {
-  finders()[type] = find;
+DeviceRegistration::DeviceRegistration(const char* engine, c10::DeviceType type,
+                                       DeviceFinder find) {
+  finders()[engine][type] = find;
 }
 
-Device& device_at(c10::Device place) {
-  const auto finder = finders().find(place.type());
-  if (finder == finders().end()) {
-    throw std::runtime_error("fusedlr was built without kernels for " + place.str() +
-                             "; fusedlr.backend_info() tells what is built");
+Device& device_at(const std::string& engine, c10::Device place) {
+  const std::map<c10::DeviceType, DeviceFinder>& of_engine = finders()[engine];
+  const auto finder = of_engine.find(place.type());
+  if (finder == of_engine.end()) {
+    throw std::runtime_error("fusedlr was built without a '" + engine + "' engine for " +
+                             place.str() + "; fusedlr.backend_info() tells what is built");
   }
   return finder->second(place);
 }
@@ -49,11 +53,15 @@ void Device::copy_(void* to, const void* from, int64_t size) {
 }
 
 void bind_device(py::module_& module) {
-  // The types of device that kernels are built for. The host walks them, for tests.
-  module.def("kernel_devices", [] {
-    std::vector<std::string> names;
-    for (const auto& [type, find] : finders()) names.push_back(c10::DeviceTypeName(type, true));
-    return names;
+  // The engines that run kernels, each with the types of device that it was built for.
+  module.def("kernel_engines", [] {
+    std::map<std::string, std::vector<std::string>> engines;
+    for (const auto& [engine, of_engine] : finders()) {
+      for (const auto& [type, find] : of_engine) {
+        engines[engine].push_back(c10::DeviceTypeName(type, true));
+      }
+    }
+    return engines;
   });
 }
 

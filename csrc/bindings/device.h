@@ -1,10 +1,12 @@
-// A device that runs kernels: what the bindings know of it. Two kinds: a CUDA device, and the host,
-// which walks the same kernels thread by thread, so that all of this can be tested without a GPU.
+// A device that runs kernels: what the bindings know of it. Kinds: a CUDA device; any that Triton
+// has kernels for; and the host, which walks the same kernels thread by thread, so that all of this
+// can be tested without a GPU.
 #pragma once
 
 #include "bindings/torch_headers.h"
 
 #include <cstdint>
+#include <string>
 
 #include "engine/kernel_tables.h"
 
@@ -22,6 +24,9 @@ class Device {
   virtual void launch(const UpdateArgs&, int rule, Storage storage) = 0;
   virtual void launch(const ScheduleArgs&) = 0;
 
+  // Loads the kernel of an update that will be launched: a graph that is being captured cannot.
+  virtual void load(int /*rule*/, Storage) {}
+
   // Whether launches are being recorded into a graph instead of being run.
   virtual bool is_capturing() = 0;
   // Copies to the host, and waits for it.
@@ -37,13 +42,13 @@ class Device {
   void copy_(void* to, const void* from, int64_t size);
 };
 
-// The device for tensors on `place`; throws if no engine of this kind is built.
-Device& device_at(c10::Device place);
+// The device on which an engine steps tensors of `place`; throws if it is not built for that.
+Device& device_at(const std::string& engine, c10::Device place);
 
-// How the devices of one type are found. Each kind registers itself when the extension is loaded.
+// How an engine finds its devices of one type. Each registers itself when the extension is loaded.
 using DeviceFinder = Device& (*)(c10::Device place);
 struct DeviceRegistration {
-  DeviceRegistration(c10::DeviceType type, DeviceFinder find);
+  DeviceRegistration(const char* engine, c10::DeviceType type, DeviceFinder find);
 };
 
 void bind_device(py::module_& module);

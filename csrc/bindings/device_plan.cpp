@@ -118,6 +118,7 @@ void DevicePlan::prepare_(const PlanTables& tables) {
         "parameters), or make one training step, right before the capture");
   }
   build_chunks_(tables);
+  for (const Segment& segment : segments_) table_.device().load(segment.rule, segment.storage);
   send_(tables);
 }
 

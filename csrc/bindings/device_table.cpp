@@ -68,8 +68,9 @@ void DeviceBlob::put_(Device& device, const void* bytes, int64_t size) {
   held_.assign(begin, begin + size);
 }
 
-DeviceTable::DeviceTable(c10::Device place, at::Tensor host_lr, at::Tensor host_hypers)
-    : device_(device_at(place)) {
+DeviceTable::DeviceTable(const std::string& engine, c10::Device place, at::Tensor host_lr,
+                         at::Tensor host_hypers)
+    : device_(device_at(engine, place)) {
   const auto options = at::TensorOptions(place).dtype(at::kDouble);
   counters_ = at::zeros({sizeof(StepCounters) / sizeof(double)}, options);
   completed = counters_.narrow(0, 0, 1);
@@ -360,8 +361,8 @@ void DeviceTable::follow_(DeviceTable& other) {
 void bind_device_table(py::module_& module) {
   using Table = DeviceTable;
   py::class_<Table, std::shared_ptr<Table>>(module, "DeviceTable")
-      .def(py::init<c10::Device, at::Tensor, at::Tensor>(), py::arg("place"), py::arg("lr"),
-           py::arg("hypers"))
+      .def(py::init<const std::string&, c10::Device, at::Tensor, at::Tensor>(), py::arg("engine"),
+           py::arg("place"), py::arg("lr"), py::arg("hypers"))
       .def_property_readonly("place", [](const Table& table) { return table.device().place(); })
       .def("set_table", &Table::set_table, py::arg("lr"), py::arg("hypers"))
       .def_property_readonly("lr", &Table::lr)

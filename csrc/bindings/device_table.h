@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -57,8 +58,9 @@ class DeviceTable {
   // Memory on this device, capacity and places; see StepRecord.
   using Record = std::tuple<at::Tensor, int64_t, std::vector<Place>>;
 
-  // A table on the device at `place`, which begins with what the host's tables hold.
-  DeviceTable(c10::Device place, at::Tensor host_lr, at::Tensor host_hypers);
+  // A table of an engine on the device at `place`, which begins with what the host's tables hold.
+  DeviceTable(const std::string& engine, c10::Device place, at::Tensor host_lr,
+              at::Tensor host_hypers);
 
   // The host's copy: lr float64 [num_groups] and hypers float64 [num_groups, num_hypers] on the
   // CPU. New rows are sent with the next flush_.

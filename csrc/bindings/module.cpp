@@ -7,12 +7,13 @@
 #include "bindings/device.h"
 #include "bindings/device_table.h"
 #include "bindings/expression.h"
+#include "bindings/host_graph.h"
 #include "bindings/kernel_layouts.h"
 #include "bindings/live_tensors.h"
 #include "bindings/plan.h"
 #include "bindings/scheduler_node.h"
 #include "bindings/step_clock.h"
-#include "bindings/walked_device.h"
+#include "bindings/triton_device.h"
 
 namespace {
 
@@ -39,7 +40,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fusedlr::bind_step_clock(module);
   fusedlr::bind_scheduler_node(module);
   fusedlr::bind_device(module);
-  fusedlr::bind_walked_device(module);
+  fusedlr::bind_host_graph(module);
+  fusedlr::bind_triton_device(module);
   fusedlr::bind_kernel_layouts(module);
   module.def("simd_level", &simd_level);
   // Whether a profiler or another observer wants to see ranges such as "Optimizer.step#Adam.step".

@@ -64,6 +64,7 @@ class GroupTable:
         make_live_tensors: Callable[[], LiveTensors],
         completed: Tensor,
         revision: Revision,
+        has_engine: bool,
     ) -> None:
         self.hyper_names = hyper_names
         self._column = {name: column for column, name in enumerate(hyper_names)}
@@ -85,7 +86,7 @@ class GroupTable:
         self._read: dict[Place, tuple[float, Schedule]] = {}
         #: Whether an engine of ours moves the numbers. Fixed here: asking takes longer than a step
         #: of a scheduler.
-        self.has_engine = _backend.engine_for("cpu")[0] != "torch"
+        self.has_engine = has_engine
         #: Grows with every edit of an entry that no step reads, such as ``initial_lr``.
         self.annotations = 0
         self._completed = completed

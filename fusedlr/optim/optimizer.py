@@ -52,17 +52,34 @@ def _hooks_when_needed(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _accepting_schedules(torch_init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a torch.optim class, with schedules where it takes numbers."""
-    names = list(inspect.signature(torch_init).parameters)[1:]
+    """The constructor of a torch.optim class, with schedules where it takes numbers.
+
+    And with one argument more, `backend`.
+    """
+    signature = inspect.signature(torch_init)
+    names = list(signature.parameters)[1:]
+    backend_parameter = inspect.Parameter(
+        "backend", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="str | None"
+    )
 
     @functools.wraps(torch_init)
-    def __init__(self: FusedOptimizer, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self: FusedOptimizer, *args: Any, backend: str | None = None, **kwargs: Any
+    ) -> None:
+        _backend.check_backend(backend, "backend")
+        self._chosen_engine = backend
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         self._scheduled_defaults = {key: one for key, one in given.items() if _is_scheduled(one)}
         # torch checks the values at step 0.
         values = {key: _first_value(value) for key, value in kwargs.items()}
         super(FusedOptimizer, self).__init__(*map(_first_value, args), **values)
+        if backend is not None:
+            for group in self.param_groups:
+                for device_type in {param.device.type for param in group["params"]}:
+                    _backend.engine_for(device_type, backend)
 
+    parameters = [*signature.parameters.values(), backend_parameter]
+    __init__.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return __init__
 
 
@@ -106,6 +123,8 @@ class FusedOptimizer(Optimizer):
     # The schedulers that an engine steps: materialize() prepares them, too.
     _schedulers: weakref.WeakSet[Any]
     _scheduled_defaults: dict[str, Any]
+    # What the constructor was told; None: the best one for each parameter.
+    _chosen_engine: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -128,6 +147,10 @@ class FusedOptimizer(Optimizer):
     def _torch_step(self, group: ParamGroup) -> None:
         """One step of this group by torch.optim's functional API."""
         raise NotImplementedError
+
+    def _can_update(self, param: Tensor) -> bool:
+        """Whether an engine of ours updates this parameter, and not torch.optim's functions."""
+        return _backend.can_update(param, self._chosen_engine)
 
     # The learning rate
 
@@ -289,6 +312,7 @@ class FusedOptimizer(Optimizer):
             _backend.live_tensors_class() or LiveTensors,
             self._clock.completed,
             self._revision,
+            _backend.moves_numbers(self._chosen_engine),
         )
         for index, group in enumerate(groups):
             self._table.append_row()
@@ -483,10 +507,12 @@ class FusedOptimizer(Optimizer):
             "param_groups": [definition_of(group) for group in self._param_groups],
             "completed_steps": self.completed_steps,
             "skipped_steps": self.skipped_steps,
+            "backend": self._chosen_engine,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
+        self._chosen_engine = state.pop("backend", self._chosen_engine)
         self.state = state.pop("state", {})
         for counter, name in (
             (self._clock.completed, "completed_steps"),

@@ -36,7 +36,7 @@ def build_plans(optimizer: FusedOptimizer) -> tuple[list[_backend.Plan], list[Pa
         if group["fused"]:
             for param in group["params"]:
                 torch_optimizer._device_dtype_check_for_fused(param)
-        if group["differentiable"] or not all(map(_backend.can_update, group["params"])):
+        if group["differentiable"] or not all(map(optimizer._can_update, group["params"])):
             torch_groups.append(group)
             continue
         positions: dict[tuple[torch.device, int], list[int]] = {}
@@ -73,14 +73,15 @@ def place_table(optimizer: FusedOptimizer) -> None:
     """Puts the group table and the clock where the steps need them."""
     table = optimizer._table
     params = (param for group in optimizer.param_groups for param in group["params"])
-    updated = {param.device: None for param in params if _backend.can_update(param)}
-    places = [place for place in updated if _backend.runs_kernels(place)]
+    updated = {param.device: None for param in params if optimizer._can_update(param)}
+    places = [place for place in updated if _backend.runs_kernels(place, optimizer._chosen_engine)]
     # The first device has the numbers that count, unless the host steps some parameters itself.
     has_primary = bool(places) and len(places) == len(updated)
     if places == list(table.devices) and has_primary == (table.device is not None):
         return
     devices = {
-        place: table.devices.get(place) or _backend.new_device_table(place, *table.host_tables)
+        place: table.devices.get(place)
+        or _backend.new_device_table(place, *table.host_tables, optimizer._chosen_engine)
         for place in places
     }
     table.move_to(devices, devices[places[0]] if has_primary else None)
@@ -112,34 +113,35 @@ def _complete_state(
     buffers = [state.get(name) for name in optimizer._state_names(group)]
     if any(buffer is None for buffer in buffers):
         return None
+    place = step_place(optimizer, param)
     if not optimizer.step_is_visible:
         if state.completed_steps is None:  # the buffers come from outside: they have been used
-            state.completed_steps = optimizer._new_steps(1, step_place(param))[0].fill_(1)
-        state.completed_steps = state.completed_steps.to(step_place(param))
+            state.completed_steps = optimizer._new_steps(1, place)[0].fill_(1)
+        state.completed_steps = state.completed_steps.to(place)
         return state.completed_steps, buffers
     step = state.get("step")
     if step is None:
         return None
     if not isinstance(step, Tensor) or not step.is_floating_point():
         count = float(step)
-        step = optimizer._new_steps(1, step_place(param))[0].fill_(count)
+        step = optimizer._new_steps(1, place)[0].fill_(count)
         state.set_unnoticed("step", step)
-    elif step.device != step_place(param):
-        step = step.to(step_place(param))
+    elif step.device != place:
+        step = step.to(place)
         state.set_unnoticed("step", step)
     return step, buffers
 
 
 def new_steps(optimizer: FusedOptimizer, params: Sequence[Tensor]) -> Iterator[Tensor]:
     """A step count of 0 for each parameter, where it must be: views of one tensor per device."""
-    places = [step_place(param) for param in params]
+    places = [step_place(optimizer, param) for param in params]
     steps = {place: iter(optimizer._new_steps(places.count(place), place)) for place in set(places)}
     return (next(steps[place]) for place in places)
 
 
-def step_place(param: Tensor) -> torch.device:
+def step_place(optimizer: FusedOptimizer, param: Tensor) -> torch.device:
     """Where the step count of a parameter must be."""
-    return param.device if _backend.can_update(param) else torch.device("cpu")
+    return param.device if optimizer._can_update(param) else torch.device("cpu")
 
 
 def configure_clock(optimizer: FusedOptimizer) -> None:

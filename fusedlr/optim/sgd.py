@@ -37,11 +37,15 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         maximize: ascend instead of descend.
         foreach, fused: recorded, and checked as torch does; they change nothing here.
         differentiable: run torch.optim's differentiable implementation.
+        backend: the engine, ``"cpu"``, ``"cuda"``, ``"triton"``, or ``"torch"`` for torch.optim's own
+            functions; by default the best one that can update each parameter
+            (:func:`fusedlr.backend_info` tells). Keyword only, and no part of the state.
 
     A schedule is evaluated by the step itself, at the number of steps completed before it; it is
     saved with the state. A step whose momentum is 0 leaves the momentum buffers alone. Sparse
     gradients raise ``RuntimeError``, as with torch's fused SGD. Raises what
-    :class:`torch.optim.SGD` raises for invalid arguments.
+    :class:`torch.optim.SGD` raises for invalid arguments, and ValueError if `backend` cannot update
+    the parameters.
 
     Example:
         >>> import torch, fusedlr

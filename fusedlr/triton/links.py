@@ -10,7 +10,7 @@ import triton.language as tl
 
 from fusedlr.triton import layouts, storage
 from fusedlr.triton.group_table import LANES, lanes, slots
-from fusedlr.triton.memory import load, store
+from fusedlr.triton.memory import load, pointer, store
 from fusedlr.triton.storage import load_as, store_as
 
 
@@ -20,16 +20,16 @@ def _read_numbers(address, dtype, mask):
     number = tl.zeros(address.shape, tl.float64)
     for one in tl.static_range(len(storage.ELEMENTS)):
         is_one = mask & (dtype == one)
-        number = tl.where(
-            is_one, load_as(address, storage.ELEMENTS[one], tl.float64, is_one), number
-        )
+        tensors = pointer(address, storage.ELEMENTS[one])
+        number = tl.where(is_one, load_as(tl.float64, tensors, 0, is_one), number)
     return number
 
 
 @triton.jit
 def _write_numbers(address, number, dtype, mask):
     for one in tl.static_range(len(storage.ELEMENTS)):
-        store_as(address, number, storage.ELEMENTS[one], mask & (dtype == one))
+        tensors = pointer(address, storage.ELEMENTS[one])
+        store_as(tensors, 0, number, mask & (dtype == one))
 
 
 @triton.jit

@@ -18,7 +18,12 @@ from fusedlr.triton.layouts import FINGERPRINT
 
 def kernel(function: Callable[..., Any]) -> Any:
     """A function that is launched: one and the same kernel, whatever its numbers are."""
-    return triton.jit(do_not_specialize=list(inspect.signature(function).parameters))(function)
+    numbers = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.annotation != "tl.constexpr"
+    ]
+    return triton.jit(do_not_specialize=numbers)(function)
 
 
 @triton.jit

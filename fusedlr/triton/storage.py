@@ -9,14 +9,15 @@ import triton
 import triton.language as tl
 
 from fusedlr.triton import layouts
-from fusedlr.triton.memory import load, store
+from fusedlr.triton.memory import pointer
+
+#: What Triton's interpreter converts as bits, because its own conversion does not round.
+BFLOAT16 = tl.uint16 if triton.knobs.runtime.interpret else tl.bfloat16
 
 #: In the order of Dtype, and of Storage. Kernels write ``storage.ELEMENTS[dtype]``.
-ELEMENTS = (tl.float64, tl.float32, tl.bfloat16, tl.float16)
+ELEMENTS = (tl.float64, tl.float32, BFLOAT16, tl.float16)
 OPMATHS = (tl.float64, tl.float32, tl.float32, tl.float32)
 SIZES = (8, 4, 2, 2)
-#: What Triton's interpreter converts as bits, because its own conversion does not round.
-IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -28,46 +29,46 @@ def bfloat16_bits(value):
 
 
 @triton.jit
-def load_as(address, element: tl.constexpr, opmath: tl.constexpr, mask):
-    """What is stored at addresses as `element`, in opmath."""
-    if IS_INTERPRETED and element == tl.bfloat16:
-        bits = load(address, tl.uint16, mask, 0).to(tl.uint32)
-        return (bits << 16).to(tl.float32, bitcast=True).to(opmath)
-    else:
-        return load(address, element, mask, 0).to(opmath)
+def load_as(opmath: tl.constexpr, data, index, mask):
+    """The elements `index` behind the pointer `data`, in opmath."""
+    element: tl.constexpr = data.dtype.element_ty
+    value = tl.load(data + index, mask, 0)
+    if element == tl.uint16:
+        value = (value.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return value.to(opmath)
 
 
 @triton.jit
-def store_as(address, value, element: tl.constexpr, mask):
-    if element.primitive_bitwidth == 16:
+def store_as(data, index, value, mask):
+    element: tl.constexpr = data.dtype.element_ty
+    if element == tl.uint16:
+        value = bfloat16_bits(value.to(tl.float32))
+    elif element.primitive_bitwidth == 16:
         value = value.to(tl.float32)
-    if IS_INTERPRETED and element == tl.bfloat16:
-        store(address, bfloat16_bits(value), tl.uint16, mask)
-    else:
-        store(address, value, element, mask)
+    tl.store(data + index, value.to(element), mask)
 
 
 @triton.jit
-def load_any(address, index, dtype, opmath: tl.constexpr, mask):
-    """The elements `index` of a tensor whose dtype (of the tables) is known at run time only."""
+def load_any(opmath: tl.constexpr, address, dtype, index, mask):
+    """The same of a tensor whose dtype (of the tables) is known at run time only."""
     if dtype == layouts.Dtype.float64:
-        value = load_as(address + index * 8, tl.float64, opmath, mask)
+        value = load_as(opmath, pointer(address, tl.float64), index, mask)
     elif dtype == layouts.Dtype.float32:
-        value = load_as(address + index * 4, tl.float32, opmath, mask)
+        value = load_as(opmath, pointer(address, tl.float32), index, mask)
     elif dtype == layouts.Dtype.bfloat16:
-        value = load_as(address + index * 2, tl.bfloat16, opmath, mask)
+        value = load_as(opmath, pointer(address, BFLOAT16), index, mask)
     else:
-        value = load_as(address + index * 2, tl.float16, opmath, mask)
+        value = load_as(opmath, pointer(address, tl.float16), index, mask)
     return value
 
 
 @triton.jit
-def store_any(address, index, value, dtype, mask):
+def store_any(address, dtype, index, value, mask):
     if dtype == layouts.Dtype.float64:
-        store_as(address + index * 8, value, tl.float64, mask)
+        store_as(pointer(address, tl.float64), index, value, mask)
     elif dtype == layouts.Dtype.float32:
-        store_as(address + index * 4, value, tl.float32, mask)
+        store_as(pointer(address, tl.float32), index, value, mask)
     elif dtype == layouts.Dtype.bfloat16:
-        store_as(address + index * 2, value, tl.bfloat16, mask)
+        store_as(pointer(address, BFLOAT16), index, value, mask)
     else:
-        store_as(address + index * 2, value, tl.float16, mask)
+        store_as(pointer(address, tl.float16), index, value, mask)

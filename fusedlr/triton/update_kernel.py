@@ -33,20 +33,13 @@ def load_addresses(row, count: tl.constexpr):
 
 
 @triton.jit
-def advance(addresses, bytes, count: tl.constexpr):
+def find(row, offset, count: tl.constexpr):
+    """The addresses so many bytes behind the beginning of each operand."""
     if count == 0:
         return ()
     else:
-        return advance(addresses, bytes, count - 1) + (addresses[count - 1] + bytes,)
-
-
-@triton.jit
-def as_aligned(addresses, count: tl.constexpr):
-    """Addresses that the compiler may take for multiples of 16."""
-    if count == 0:
-        return ()
-    else:
-        return as_aligned(addresses, count - 1) + (tl.multiple_of(addresses[count - 1], 16),)
+        last = load(row + layouts.TensorRow.data + 8 * (count - 1), tl.int64) + offset
+        return find(row, offset, count - 1) + (last,)
 
 
 @triton.jit
@@ -58,47 +51,58 @@ def are_aligned(addresses, count: tl.constexpr):
 
 
 @triton.jit
-def load_operands(addresses, index, mask, storage_: tl.constexpr, count: tl.constexpr):
+def pointers(addresses, element: tl.constexpr, alignment: tl.constexpr, count: tl.constexpr):
+    """Pointers whose alignment the compiler knows: it does where the hint is given at the cast."""
     if count == 0:
         return ()
     else:
-        address = addresses[count - 1] + index * storage.SIZES[storage_]
-        last = load_as(address, storage.ELEMENTS[storage_], storage.OPMATHS[storage_], mask)
-        return load_operands(addresses, index, mask, storage_, count - 1) + (last,)
+        last = tl.multiple_of(addresses[count - 1].to(tl.pointer_type(element)), alignment)
+        return pointers(addresses, element, alignment, count - 1) + (last,)
 
 
 @triton.jit
-def update_elements(addresses, index, mask, coeffs, rule: tl.constexpr, storage_: tl.constexpr):
+def load_operands(opmath: tl.constexpr, operands, index, mask, count: tl.constexpr):
+    if count == 0:
+        return ()
+    else:
+        last = load_as(opmath, operands[count - 1], index, mask)
+        return load_operands(opmath, operands, index, mask, count - 1) + (last,)
+
+
+@triton.jit
+def update_elements(data, index, mask, coeffs, rule: tl.constexpr, opmath: tl.constexpr):
     num_states: tl.constexpr = rules.RULES[rule].num_states
-    operands = load_operands(addresses, index, mask, storage_, 2 + num_states)
+    operands = load_operands(opmath, data, index, mask, 2 + num_states)
     updated = rules.RULES[rule].update(operands[0], operands[1], operands[2:], coeffs)
-    size: tl.constexpr = storage.SIZES[storage_]
-    store_as(addresses[0] + index * size, updated[0], storage.ELEMENTS[storage_], mask)
+    store_as(data[0], index, updated[0], mask)
     for state in tl.static_range(num_states):
-        address = addresses[2 + state] + index * size
-        store_as(address, updated[1 + state], storage.ELEMENTS[storage_], mask)
+        store_as(data[2 + state], index, updated[1 + state], mask)
 
 
 @triton.jit
 def update_uniform(row, begin, count, coeffs, rule: tl.constexpr, storage_: tl.constexpr):
     num_operands: tl.constexpr = 2 + rules.RULES[rule].num_states
-    vector: tl.constexpr = 16 // storage.SIZES[storage_]
-    addresses = load_addresses(row, num_operands)
-    addresses = advance(addresses, begin * storage.SIZES[storage_], num_operands)
+    element: tl.constexpr = storage.ELEMENTS[storage_]
+    opmath: tl.constexpr = storage.OPMATHS[storage_]
+    size: tl.constexpr = storage.SIZES[storage_]
+    vector: tl.constexpr = 16 // size
+    addresses = find(row, begin * size, num_operands)
     lanes = tl.arange(0, BLOCK)
-    index = 0
+    done = tl.cast(0, tl.int32)
     if are_aligned(addresses, num_operands):
-        in_vectors = tl.multiple_of(count // vector * vector, vector)
-        while index < in_vectors:
-            at = tl.multiple_of(index, BLOCK) + lanes
-            update_elements(
-                as_aligned(addresses, num_operands), at, at < in_vectors, coeffs, rule, storage_
-            )
-            index += BLOCK
-        index = in_vectors
-    while index < count:
-        update_elements(addresses, index + lanes, index + lanes < count, coeffs, rule, storage_)
-        index += BLOCK
+        in_vectors = count // vector * vector
+        data = pointers(addresses, element, 16, num_operands)
+        block = tl.cast(0, tl.int32)
+        while block * BLOCK < in_vectors:
+            index = block * BLOCK + lanes
+            update_elements(data, index, index < in_vectors, coeffs, rule, opmath)
+            block += 1
+        done = in_vectors
+    unaligned = pointers(addresses, element, size, num_operands)
+    while done < count:
+        index = done + lanes
+        update_elements(unaligned, index, index < count, coeffs, rule, opmath)
+        done += BLOCK
 
 
 # Where each is stored and laid out in its own way
@@ -146,14 +150,15 @@ def load_any_operands(row, layouts_, index, mask, opmath: tl.constexpr, count: t
         operand: tl.constexpr = count - 1
         data = load(row + layouts.TensorRow.data + 8 * operand, tl.int64)
         at = place(row, layouts_, operand, index)
-        last = load_any(data, at, dtype_of(row, operand), opmath, mask)
+        last = load_any(opmath, data, dtype_of(row, operand), at, mask)
         return load_any_operands(row, layouts_, index, mask, opmath, operand) + (last,)
 
 
 @triton.jit
 def store_any_operand(row, layouts_, index, value, mask, operand: tl.constexpr):
     data = load(row + layouts.TensorRow.data + 8 * operand, tl.int64)
-    store_any(data, place(row, layouts_, operand, index), value, dtype_of(row, operand), mask)
+    at = place(row, layouts_, operand, index)
+    store_any(data, dtype_of(row, operand), at, value, mask)
 
 
 @triton.jit

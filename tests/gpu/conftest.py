@@ -1,4 +1,4 @@
-"""What the tests of a GPU, and of its kernels walked on the host, share."""
+"""What the tests of a GPU, and of its kernels walked or interpreted on the host, share."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import interpreter
 import pytest
 import torch
-from places import CPU, CUDA, WALKED, Place
+from places import CPU, CUDA, INTERPRETED, TRITON, WALKED, Place
 from torch.optim.lr_scheduler import LRScheduler
 
 import fusedlr
 
 
-@pytest.fixture(params=[WALKED, pytest.param(CUDA, marks=pytest.mark.gpu)], ids=str)
+PLACES = [
+    WALKED,
+    pytest.param(CUDA, marks=pytest.mark.gpu),
+    pytest.param(TRITON, marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=[INTERPRETED] if interpreter.IS_CHOSEN else PLACES, ids=str)
 def place(request: pytest.FixtureRequest) -> Place:
     """Where the steps of a test run: a test that takes this runs at each place."""
     place: Place = request.param
     is_rehearsal = request.config.getoption("--rehearse") and not torch.cuda.is_available()
-    return CPU if is_rehearsal and place is CUDA else place
+    return CPU if is_rehearsal and place.device.type == "cuda" else place
 
 
 def _classes_with_a_step() -> list[Any]:

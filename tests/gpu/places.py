@@ -47,26 +47,29 @@ def _set_backend(backend: str | None) -> None:
 
 
 CPU = Place("cpu", torch.device("cpu"), "cpu", ulps=0)
-CUDA = Place("cuda", torch.device("cuda", 0), None, ulps=2)
+CUDA = Place("cuda", torch.device("cuda", 0), "cuda", ulps=2)
 #: The kernels of a GPU, walked on the host.
 WALKED = Place("walked", torch.device("cpu"), "walked", ulps=0)
+#: The kernels of Triton, on a GPU and interpreted on the host.
+TRITON = Place("triton", torch.device("cuda", 0), "triton", ulps=2)
+INTERPRETED = Place("interpreted", torch.device("cpu"), "triton", ulps=0)
 
 
 def captured(place: Place, step: Callable[[], Any]) -> Callable[[], Any]:
     """What replays a step; nothing has moved yet. (The CPU engine has no graphs: it steps.)"""
-    if place is CUDA:
+    if place.device.type == "cuda":
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
         return graph.replay
-    if place is WALKED:
-        walked = _backend.extension.WalkedGraph()
-        walked.begin_()
+    if place is not CPU:
+        on_host = _backend.extension.HostGraph()
+        on_host.begin_()
         try:
             step()
         finally:
-            walked.end_()
-        replay: Callable[[], Any] = walked.replay_
+            on_host.end_()
+        replay: Callable[[], Any] = on_host.replay_
         return replay
     return step
 

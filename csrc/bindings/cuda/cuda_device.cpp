@@ -71,7 +71,7 @@ Device& find_device(c10::Device place) {
   return *device;
 }
 
-const DeviceRegistration registration(c10::DeviceType::CUDA, &find_device);
+const DeviceRegistration registration("cuda", c10::DeviceType::CUDA, &find_device);
 
 }  // namespace
 }  // namespace fusedlr
