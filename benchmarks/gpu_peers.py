@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fusedlr import _backend
 from peers import COSINE_STEPS, Algorithm
 
 
@@ -32,11 +33,16 @@ class GpuPeer:
     schedulers: str = "torch.optim.lr_scheduler"
     #: Whether its schedulers may be captured together with a step.
     captures_schedulers: bool = False
+    #: The engine of fusedlr that its variants ask for.
+    engine: str | None = None
 
     def obstacle(self) -> str | None:
         """Why it cannot be used here, or None."""
         try:
             importlib.import_module(self.module)
+            if self.engine is not None:
+                device_type = "cuda" if torch.cuda.is_available() else "cpu"
+                _backend.engine_for(device_type, self.engine)
         except Exception as error:  # a package may fail in any way where its libraries do not fit
             return f"{type(error).__name__}: {error}".splitlines()[0][:150]
         return None
@@ -78,6 +84,18 @@ FUSEDLR = GpuPeer(
     schedulers="fusedlr.lr_scheduler",
     captures_schedulers=True,
 )
+_TRITON = {"backend": "triton"}
+FUSEDLR_TRITON = GpuPeer(
+    "fusedlr Triton",
+    "fusedlr",
+    {
+        "AdamW": Variant("AdamW", _TRITON, to_capture={}),
+        "SGD": Variant("SGD", {**_MOMENTUM, **_TRITON}, to_capture={}),
+    },
+    schedulers="fusedlr.lr_scheduler",
+    captures_schedulers=True,
+    engine="triton",
+)
 GPU_PEERS = (
     TORCH_FUSED,
     GpuPeer(
@@ -107,5 +125,6 @@ GPU_PEERS = (
             "SGD": Variant("SGD", {"optim_bits": 32, **_MOMENTUM}),
         },
     ),
+    FUSEDLR_TRITON,
     FUSEDLR,
 )

@@ -257,7 +257,7 @@ class GraphedTrainStep:
     def _can_capture(self) -> bool:
         if self._device.type != "cuda":
             return False
-        engine, reason = _backend.engine_for("cuda")
+        engine, reason = _backend.engine_for("cuda", self.optimizer._chosen_engine)
         if engine == "torch":
             warnings.warn(
                 f"GraphedTrainStep runs eagerly on {self._device}, because {reason}",

@@ -22,22 +22,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="without a GPU, run on the CPU what can be run of its tests: finds mistakes in them",
     )
+    parser.addoption(
+        "--every-architecture",
+        action="store_true",
+        help="compile all of Triton's kernels for all architectures, not only some for two of them",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a CUDA device there are no tests for one, rather than skipped ones."""
-    if torch.cuda.is_available():
-        return
-    is_rehearsal = config.getoption("--rehearse")
+    """Leaves out tests that were not asked for, or have no device, rather than skipping them."""
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        can_rehearse = is_rehearsal and "place" in getattr(item, "fixturenames", ())
-        needs_gpu = item.get_closest_marker("gpu") is not None
-        (left_out if needs_gpu and not can_rehearse else kept).append(item)
+        (kept if _is_wanted(item, config) else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def _is_wanted(item: pytest.Item, config: pytest.Config) -> bool:
+    if item.get_closest_marker("every_architecture") is not None:
+        return bool(config.getoption("--every-architecture"))
+    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+        return True
+    return bool(config.getoption("--rehearse")) and "place" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,11 +1,13 @@
 """Which engine serves what, and life without the compiled one."""
 
+import copy
 import importlib.metadata
 import json
 import os
 import runpy
 import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -58,6 +60,69 @@ def test_devices_without_an_engine_of_ours_say_so():
     engine, reason = _backend.engine_for("xpu")
     assert engine == "torch"
     assert "'xpu'" in reason
+
+
+def test_an_optimizer_is_told_its_engine_which_is_no_part_of_its_state(monkeypatch):
+    monkeypatch.setenv("FUSEDLR_BACKEND", "walked")
+    param = torch.nn.Parameter(torch.ones(2))
+    optimizer = fusedlr.Adam([param], backend="cpu")
+    param.grad = torch.ones(2)
+    optimizer.step()
+    copied = copy.deepcopy(optimizer)
+
+    assert all(one._table.device is None for one in (optimizer, copied))
+    assert "backend" not in repr(optimizer.state_dict())
+    assert fusedlr.Adam([param])._table.device is not None
+    by_torch = fusedlr.Adam([param], backend="torch")
+    by_torch.step()
+    assert by_torch._plans == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "repair"),
+    [
+        ("abacus", r"must be one of 'cpu', 'cuda', 'triton'"),
+        ("cuda", r"cannot update parameters on 'cpu' devices.*Leave `backend` out"),
+        ("triton", r"TRITON_INTERPRET=1"),
+    ],
+)
+def test_an_engine_that_cannot_update_the_parameters_is_refused(backend, repair):
+    with pytest.raises(ValueError, match=repair):
+        fusedlr.SGD([torch.nn.Parameter(torch.ones(2))], backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("version", "problem"), [(None, "not installed"), ("3.3.1", "Triton 3.3.1 is too old")]
+)
+def test_without_a_triton_that_is_new_enough_the_best_other_engine_is_chosen(
+    version, problem, monkeypatch
+):
+    monkeypatch.setattr(_backend, "_triton_version", lambda: version)
+    engine, reason = _backend.engine_for("cuda")
+    assert engine == "cuda" or (engine == "torch" and problem in reason)
+    with pytest.raises(ValueError, match=problem):
+        _backend.engine_for("cuda", "triton")
+
+
+def test_a_gpu_without_the_cuda_engine_gets_triton(monkeypatch):
+    monkeypatch.setattr(_backend, "_triton_version", lambda: "3.4.0")
+    monkeypatch.setattr(_backend.extension, "kernel_engines", lambda: {"triton": ["cuda"]})
+    assert _backend.engine_for("cuda")[0] == "triton"
+    monkeypatch.setenv("FUSEDLR_BACKEND", "torch")
+    assert _backend.engine_for("cuda")[0] == "torch"
+
+
+def test_triton_is_not_imported_before_its_engine_is_chosen():
+    code = """
+        import sys, torch, fusedlr
+        imported = set(sys.modules)
+        param = torch.nn.Parameter(torch.ones(2))
+        param.grad = torch.ones(2)
+        fusedlr.SGD([param]).step()
+        print(any(name.startswith("fusedlr.triton") for name in sys.modules))
+        print("triton" in set(sys.modules) - imported)
+    """
+    assert run_python(textwrap.dedent(code)).split() == ["False", "False"]
 
 
 def test_the_version_of_the_package_is_written_down_once():

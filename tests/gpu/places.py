@@ -22,7 +22,7 @@ class Place:
     name: str
     device: torch.device
     #: What FUSEDLR_BACKEND must be to get it.
-    backend: str | None
+    backend: str
     #: How far its cosines and powers may be from those of the host's library, in ulps of float64.
     ulps: int
 
@@ -31,6 +31,8 @@ class Place:
         before = os.environ.get("FUSEDLR_BACKEND")
         _set_backend(self.backend)
         try:
+            engine, reason = _backend.engine_for(self.device.type)
+            assert engine == self.backend, reason
             yield
         finally:
             _set_backend(before)

@@ -1,0 +1,63 @@
+"""The tests of other engines, on the kernels of Triton: interpreted on the CPU, in other processes.
+
+``TRITON_INTERPRET`` must be set before Triton is imported. Interpreted kernels take a tenth of a
+second each, so these are the tests that give the most for their time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+#: What is run in a process of its own: files, and which of their tests.
+PARTS: dict[str, tuple[list[str], str]] = {
+    "every rule, dtype and shape": (
+        ["gpu/test_device_step.py"],
+        "every_variant or another_dtype or infinities",
+    ),
+    "layouts": (["gpu/test_device_step.py"], "layout or expanded"),
+    "groups, edits, checkpoints": (
+        ["gpu/test_device_step.py"],
+        "groups_of_all or overflow or sparse or edits or stays_live or schedules or after_a_change"
+        " or copy or history or checkpoint",
+    ),
+    "schedulers": (["gpu/test_device_schedulers.py"], ""),
+    "graphs": (["test_walked_graphs.py"], ""),
+    "waiting": (["test_device_waits.py"], ""),
+}
+
+
+def run(files: list[str], chosen: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
+        cwd=TESTS,
+        env={**os.environ, "FUSEDLR_BACKEND": "triton", "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        started = {name: pool.submit(run, *part) for name, part in PARTS.items()}
+        yield started
+        for one in started.values():
+            one.cancel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_the_tests_of_other_engines_pass_on_interpreted_kernels(part, runs):
+    result = runs[part].result()
+    assert result.returncode == 0, result.stdout[-5000:]
+    assert " passed" in result.stdout
