@@ -209,7 +209,9 @@ def backend_info() -> dict[str, Any]:
     device_types = ["cpu"] + ([accelerator.type] if accelerator is not None else [])
     engines = {device_type: engine_for(device_type) for device_type in device_types}
     kernels = extension.kernel_engines() if extension is not None else {}
-    built_for = sorted({place for engine in ("cuda", "walked") for place in kernels.get(engine, ())})
+    built_for = sorted(
+        {place for engine in ("cuda", "walked") for place in kernels.get(engine, ())}
+    )
     not_built = {engine: _obstacle(engine, "cuda") for engine in ("cuda", "triton")}
     return {
         "fusedlr": _version.__version__,
@@ -259,7 +261,7 @@ def new_device_table(
     """The group table on a device that runs kernels; `lr` and `hypers` are those of the host."""
     engine, _ = engine_for(place.type, backend)
     if engine == "triton":
-        import fusedlr.triton.engine  # noqa: F401, PLC0415 (it tells the extension of itself)
+        import fusedlr.triton.engine  # noqa: F401 (it tells the extension of itself)
     table: DeviceTable = extension.DeviceTable(engine, place, lr, hypers)
     return table
 

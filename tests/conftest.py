@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import interpreter
 import pytest
 import torch
+
+import interpreter
 
 if interpreter.IS_CHOSEN:
     interpreter.prepare()

@@ -17,7 +17,6 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fusedlr
 from fusedlr import _backend, expression
 from fusedlr.expression import ARITY, STEP, Expression, constant
 from fusedlr.triton import layouts
@@ -131,7 +130,9 @@ def test_a_table_is_truncated_and_clamped():
 def skip_epochs(lockstep: Lockstep, count: int) -> None:
     """On both sides, by hand."""
     for side in lockstep.sides:
-        for scheduler in {id(one): one for one in (side.scheduler, *leaves(side.scheduler))}.values():
+        for scheduler in {
+            id(one): one for one in (side.scheduler, *leaves(side.scheduler))
+        }.values():
             if hasattr(scheduler, "last_epoch"):
                 scheduler.last_epoch += count
 

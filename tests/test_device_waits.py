@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedlr
+import interpreter
 from cases import VARIANTS, Variant
 from fusedlr import _backend, lr_scheduler
 from fusedlr import schedules as s
@@ -43,9 +43,7 @@ class WithoutWaiting(TorchDispatchMode):
 
 
 def num_waits() -> int:
-    return _backend.extension.num_waits(
-        interpreter.KERNELS_ON_HOST, torch.device("cpu")
-    )
+    return _backend.extension.num_waits(interpreter.KERNELS_ON_HOST, torch.device("cpu"))
 
 
 def device_tensor(number: float) -> torch.Tensor:

@@ -6,11 +6,11 @@ import math
 import random
 import warnings
 
-import interpreter
 import pytest
 import torch
 
 import fusedlr
+import interpreter
 from fusedlr import lr_scheduler
 from schedule_cases import (
     CHAINED_SCHEDULER,

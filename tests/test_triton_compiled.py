@@ -1,6 +1,6 @@
 """What Triton makes of its kernels: for three architectures, as IEEE demands, 16 bytes at a time.
 
-Needs no GPU. Nor does the last test, which runs the engine with kernels that are compiled, loaded by
+Needs no GPU. Nor does the last test: it runs the engine with kernels that are compiled, loaded by
 a stand-in for the driver, and never launched.
 """
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 from torch.nn import Parameter
 
 import fusedlr
+import interpreter
 from cases import VARIANTS, Variant
 from fusedlr import _backend
 from fusedlr import schedules as s

@@ -37,8 +37,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         foreach, capturable, fused: recorded, and checked as torch does; they change nothing here.
         differentiable: run torch.optim's differentiable implementation.
         decoupled_weight_decay: weight decay as in AdamW.
-        backend: the engine, ``"cpu"``, ``"cuda"``, ``"triton"``, or ``"torch"`` for torch.optim's own
-            functions; by default the best one that can update each parameter
+        backend: the engine, ``"cpu"``, ``"cuda"``, ``"triton"``, or ``"torch"`` for functions of
+            torch.optim; by default the best one that can update each parameter
             (:func:`fusedlr.backend_info` tells). Keyword only, and no part of the state.
 
     Arithmetic runs in float32 (float64 for float64 parameters); the learning rate and all

@@ -37,8 +37,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         maximize: ascend instead of descend.
         foreach, fused: recorded, and checked as torch does; they change nothing here.
         differentiable: run torch.optim's differentiable implementation.
-        backend: the engine, ``"cpu"``, ``"cuda"``, ``"triton"``, or ``"torch"`` for torch.optim's own
-            functions; by default the best one that can update each parameter
+        backend: the engine, ``"cpu"``, ``"cuda"``, ``"triton"``, or ``"torch"`` for functions of
+            torch.optim; by default the best one that can update each parameter
             (:func:`fusedlr.backend_info` tells). Keyword only, and no part of the state.
 
     A schedule is evaluated by the step itself, at the number of steps completed before it; it is

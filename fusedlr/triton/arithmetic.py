@@ -1,4 +1,4 @@
-"""Division and square root as IEEE demands, and integer powers: what a rule needs for equal bits."""
+"""Division and square root as IEEE demands, and integer powers: for equal bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def div(a, b):
-    """a / b, rounded to nearest; ``/`` of float32 is an approximation on a GPU."""
+    """A / b, rounded to nearest; ``/`` of float32 is an approximation on a GPU."""
     if a.dtype == tl.float32:
         return tl.div_rn(a, b)
     else:

@@ -18,7 +18,7 @@ _PHASED_WARPS = 4
 
 
 class Launcher:
-    """A method for each launch, on the current device; addresses are numbers, doubles their bits."""
+    """Makes launches on the current device. Addresses are numbers, doubles their bits."""
 
     def load(self) -> None:
         """Loads all kernels but those of updates: no stream that is captured could do so."""
@@ -55,9 +55,7 @@ class Launcher:
         storage: int,
     ) -> None:
         arguments = (tables, rows, layouts, chunks, coeffs, rule, storage)
-        self._launch(
-            update_kernel.update_kernel, num_chunks, update_kernel.NUM_WARPS, *arguments
-        )
+        self._launch(update_kernel.update_kernel, num_chunks, update_kernel.NUM_WARPS, *arguments)
 
     def schedule(self, *arguments: int) -> None:
         self._launch(schedule_kernel, 1, _PHASED_WARPS, *arguments)

@@ -31,7 +31,6 @@ def _namespace(values: Mapping[str, int]) -> Any:
     )
 
 
-
 def _fingerprint() -> int:
     text = json.dumps(_LAYOUTS, sort_keys=True)
     for path in sorted(Path(__file__).parent.glob("*.py")):

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 
 from fusedlr import _C
-from fusedlr.triton.layouts import MAX_COEFFS
 from fusedlr.triton.arithmetic import div, integer_power, sqrt
+from fusedlr.triton.layouts import MAX_COEFFS
 
 
 class Rule(NamedTuple):

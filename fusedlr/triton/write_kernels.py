@@ -33,6 +33,9 @@ def set_grads_kernel(
     """The gradients of the active rows [first, first + count)."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < count
-    row = rows + load(active + 4 * (first + i), tl.int32, mask, 0).to(tl.int64) * layouts.TensorRow.size
+    row = (
+        rows
+        + load(active + 4 * (first + i), tl.int32, mask, 0).to(tl.int64) * layouts.TensorRow.size
+    )
     # The gradient is the operand behind the parameter.
     store(row + layouts.TensorRow.data + 8, load(grads + 8 * i, tl.int64, mask, 0), tl.int64, mask)

@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 from places import CPU, CUDA, INTERPRETED, TRITON, WALKED, Place
 from torch.optim.lr_scheduler import LRScheduler
 
 import fusedlr
-
+import interpreter
 
 PLACES = [
     WALKED,
