@@ -6,7 +6,6 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <bit>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -30,6 +29,13 @@ py::object& launcher() {
 }
 
 int64_t address_of(const void* memory) { return reinterpret_cast<int64_t>(memory); }
+
+// A kernel takes a double as an integer: Triton would pass a float.
+int64_t bits_of(double number) {
+  int64_t bits;
+  std::memcpy(&bits, &number, sizeof(bits));
+  return bits;
+}
 
 // A GPU, or the host if Triton interprets kernels there. What carries data of the host is copied
 // into device memory before its kernel: on a GPU from pinned memory, so that nobody waits.
@@ -84,9 +90,8 @@ class TritonDevice final : public Device {
   void launch(const ScheduleArgs& args) override {
     run_or_record(args, [this](const ScheduleArgs& args) {
       call("schedule", address_of(args.tables), address_of(args.root), args.has_epoch,
-           args.is_initial, args.is_jump, args.counts, std::bit_cast<int64_t>(args.epoch),
-           address_of(args.metric), static_cast<int>(args.metric_dtype),
-           std::bit_cast<int64_t>(args.metric_value));
+           args.is_initial, args.is_jump, args.counts, bits_of(args.epoch), address_of(args.metric),
+           static_cast<int>(args.metric_dtype), bits_of(args.metric_value));
     });
   }
 
