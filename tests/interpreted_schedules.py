@@ -17,16 +17,16 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fusedlr
 from fusedlr import _backend, expression
 from fusedlr.expression import ARITY, STEP, Expression, constant
 from fusedlr.triton import layouts
 from fusedlr.triton.expression import evaluate, value_of
 from fusedlr.triton.group_table import LANES, lanes
 from fusedlr.triton.memory import kernel, store
-from schedule_cases import REPRESENTATIVES, cases, each_case, each_representative, each_schedule
-from schedule_lockstep import Lockstep, leaves
+from schedule_cases import REPRESENTATIVES, cases, each_schedule
+from schedule_lockstep import Lockstep, exact, leaves, make_optimizer
 from test_expression_engine import SPECIAL, bits, expressions, numbers
-from test_scheduler_device import replayed_lockstep
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def assert_same_values(nodes: list[Expression], step: float) -> None:
         assert bits(value) == bits(of_cpu_engine), (program, step, value, of_cpu_engine)
 
 
-@pytest.mark.parametrize("step", [2.5, -0.0, 0.1, -3.0, 1e300, 5e-324, -math.inf, math.nan])
+@pytest.mark.parametrize("step", [2.5, -0.0, -3.0, 1e300, math.nan])
 def test_each_operation_gives_the_bits_of_the_cpu_engine_on_special_numbers(step):
     signed = SPECIAL + [-number for number in SPECIAL]
     nodes = [
@@ -137,36 +137,58 @@ def skip_epochs(lockstep: Lockstep, count: int) -> None:
                 scheduler.last_epoch += count
 
 
+def go_to_epoch(lockstep: Lockstep, epoch: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that epochs are deprecated
+        for side in lockstep.sides:
+            side.scheduler.step(epoch)
+    lockstep.check()
+
+
 @each_schedule
 def test_every_step_gives_the_bits_of_torch(case):
     lockstep = Lockstep(case)
-    lockstep.run(5)
+    lockstep.run(3)
     for count in (5, 18):
         skip_epochs(lockstep, count)
-        lockstep.run(2)
-
-
-@each_case(takes_epoch=True, takes_metric=False, has_no_length=False, children=())
-def test_a_step_to_an_epoch_gives_the_bits_of_torch(case):
-    lockstep = Lockstep(case)
-    for epoch in (6, 3):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that epochs are deprecated
-            for side in lockstep.sides:
-                side.scheduler.step(epoch)
-        lockstep.check()
-
-
-@each_representative
-def test_replays_and_steps_alternate_and_move_tensors_of_the_user(case):
-    lockstep = replayed_lockstep(case, lr_kind="tensor")
-    replayed = lockstep.ours.scheduler
-    for step in range(4):
-        lockstep.ours.schedulers = [replayed._scheduler if step == 1 else replayed]
-        lockstep.step()
-        lockstep.check()
+        lockstep.run(1)
+    # By the closed form, which torch does not have for every class.
+    if case.of.takes_epoch and not (case.of.takes_metric or case.has_no_length or case.children):
+        go_to_epoch(lockstep, 6)
 
 
 @pytest.mark.parametrize("case", cases(takes_functions=True, among=REPRESENTATIVES), ids=str)
 def test_more_groups_and_functions_than_fit_one_block_give_the_bits_of_torch(case):
-    Lockstep(case, num_groups=2 * LANES.value + 3).run(2)
+    Lockstep(case, num_groups=2 * LANES.value + 3).run(1)
+
+
+# Tensors of the user's
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_tensors_and_the_group_table_follow_each_other_as_on_the_cpu_engine(dtype, monkeypatch):
+    def observed(backend: str) -> list[Any]:
+        monkeypatch.setenv("FUSEDLR_BACKEND", backend)
+        shared = torch.tensor(0.1, dtype=dtype)
+        own = torch.tensor([0.3], dtype=dtype)
+        optimizer = make_optimizer(fusedlr, 3, lambda number: shared if number > 0.06 else own)
+        scheduler = fusedlr.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        seen = []
+        for act in (
+            lambda: None,
+            lambda: shared.fill_(0.05),
+            lambda: own.mul_(3),
+            scheduler.step,
+            lambda: shared.fill_(0.7),
+            lambda: own.fill_(1 / 3),
+        ):
+            act()
+            optimizer.step()
+            params = [group["params"][0].tolist() for group in optimizer.param_groups]
+            numbers = [group["lr"] for group in optimizer.param_groups]
+            seen.append(exact([params, numbers, shared, own, optimizer.lr.tolist()]))
+        return seen
+
+    of_cpu_engine = observed("cpu")
+    assert observed("triton") == of_cpu_engine
+    assert len(set(map(str, of_cpu_engine))) == len(of_cpu_engine), "every act moves something"

@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[list[str], str]] = {
         "groups_of_all or overflow or sparse or edits or stays_live or schedules or after_a_change"
         " or copy or history or checkpoint",
     ),
+    "every schedule and operation": (["interpreted_schedules.py"], ""),
     "schedulers": (["gpu/test_device_schedulers.py"], ""),
     "graphs": (["test_walked_graphs.py"], ""),
     "waiting": (["test_device_waits.py"], ""),
