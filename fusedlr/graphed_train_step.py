@@ -313,17 +313,17 @@ class GraphedTrainStep:
             )
         return engine != "torch"
 
-    def _warm_up(self, batch: Sequence[Tensor], passes: int) -> list[Tensor]:
+    def _warm_up(self, batch: Sequence[Tensor], passes: int) -> list[Tensor | None]:
         """Forward and backward passes that leave no trace, but in the caches of libraries.
 
         Returns:
-            The optimizer's parameters that get no gradient.
+            The gradients of the parameters, if only for the layout that they have.
         """
         modules = [one for one in (self.model, self.loss_fn) if isinstance(one, Module)]
         with restored_random_states({self._device}), restored_modules(modules, self._params):
             for _ in range(passes):
                 self._backward(batch)
-            return [param for param in self._clipped if param.grad is None]
+            return [param.grad for param in self._params]
 
     def _capture(self, example_inputs: Sequence[Tensor], warmup: int) -> _Captured:
         batch = [
@@ -337,12 +337,12 @@ class GraphedTrainStep:
             try:
                 with torch.cuda.stream(stream):
                     _copy_(batch, example_inputs)
-                    without_grad = self._warm_up(batch, warmup)
+                    grads = self._warm_up(batch, warmup)
             finally:
                 # Also after an error: everything is being put back on that stream.
                 torch.cuda.current_stream().wait_stream(stream)
             self._attach_found_inf()
-            self._materialize(without_grad)
+            self._materialize(grads)
             return self._record(stream, batch)
 
     def _record(self, stream: torch.cuda.Stream, batch: Sequence[Tensor]) -> _Captured:
@@ -379,17 +379,20 @@ class GraphedTrainStep:
                 param.grad = grad
         return captured.loss.clone()
 
-    def _materialize(self, without_grad: list[Tensor]) -> None:
-        """Creates what steps need, as a captured step cannot."""
-        # For the optimizer, every parameter that requires a gradient will have one.
-        unused = [param for param in without_grad if param.requires_grad]
-        for param in unused:
-            param.requires_grad_(False)
-        try:
-            self.optimizer.materialize()
-        finally:
-            for param in unused:
-                param.requires_grad_(True)
+    def _materialize(self, grads: Sequence[Tensor | None]) -> None:
+        """Creates what steps with such gradients need, as a captured step cannot."""
+        with restored_grads(self._params):
+            for param, grad in zip(self._params, grads, strict=True):
+                param.grad = grad
+            # For the optimizer, every parameter that requires a gradient will have one.
+            without = [one for one in self._clipped if one.grad is None and one.requires_grad]
+            for param in without:
+                param.requires_grad_(False)
+            try:
+                self.optimizer.materialize()
+            finally:
+                for param in without:
+                    param.requires_grad_(True)
         self._refuse_groups_without_engine()
         if isinstance(self.scheduler, DeviceScheduler) and self._scheduler_is_part:
             self.scheduler._materialize()

@@ -95,6 +95,30 @@ def test_a_model_may_ask_for_gradients_of_its_inputs():
     assert batch[0].grad is None
 
 
+class WithGaps(nn.Module):
+    """Its weight is a view of every second column, which gets gradients without gaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 12)[:, ::2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+
+def test_a_parameter_with_gaps_in_memory_can_be_captured():
+    model = WithGaps()
+    assert not model.weight.is_contiguous()
+    optimizer = fusedlr.SGD(model.parameters(), lr=1.0)
+    batch = Training(Setup()).new_batch()
+    step = GraphedTrainStep(model, mean_loss, optimizer, example_inputs=batch)
+    before = model.weight.detach().clone()
+    step(*batch)
+    assert model.weight.grad.is_contiguous()
+    assert torch.equal(model.weight, before - model.weight.grad)
+    assert not torch.equal(model.weight, before)
+
+
 # --------------------------------------------------------------------------------- gradients
 
 
