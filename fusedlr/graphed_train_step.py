@@ -73,7 +73,8 @@ class GraphedTrainStep:
     ``if`` and counters in Python have run for the last time. What the graph reads must stay where
     it is: parameters and buffers are to be written in place, not replaced. What a graph cannot
     follow is fixed: the attributes of this object cannot be assigned, and a call refuses a scaler
-    with other growth and backoff factors or another interval.
+    with other growth and backoff factors or another interval, and groups that were given a momentum
+    or ``amsgrad`` since, without having had one.
 
     After a call, the gradients of all parameters are those of that call, whatever they were before
     it; whoever adds up gradients of several batches needs a loop instead. Inputs and target get no
@@ -163,6 +164,8 @@ class GraphedTrainStep:
         self._is_training = model.training
         # What a captured step reads, and how many rows it had. (Reading the lr settles the table.)
         self._num_groups, self._table = optimizer.lr.numel(), optimizer._table
+        self._state_names = self._needed_state()
+        self._revision_seen = optimizer._revision.number
         self._scheduler_is_part = _is_part(scheduler, optimizer)
         # What tells the optimizer of an overflow; 0 between steps, so that no other is skipped.
         self._found_inf = torch.zeros((), device=self._device)
@@ -200,8 +203,8 @@ class GraphedTrainStep:
             TypeError: if the batch has another number of arguments, or one that is not a tensor.
             ValueError: if a tensor has another shape, dtype or device than in `example_inputs`.
             RuntimeError: if the model is in another mode, the groups of the optimizer are not
-                those that the step was built for, or the factors of the scaler are others. Nothing
-                has moved.
+                those that the step was built for or need other state, or the factors of the scaler
+                are others. Nothing has moved.
         """
         self._check(batch)
         self._attach_found_inf()
@@ -228,11 +231,30 @@ class GraphedTrainStep:
                 "the param groups of the optimizer have been added to or replaced since the step "
                 f"was built with {self._num_groups} of them; build a new GraphedTrainStep"
             )
+        if optimizer._revision.number != self._revision_seen:
+            self._refuse_other_rules()
+            self._revision_seen = optimizer._revision.number
         if _settings_of(self.scaler) != self._scaler_settings:
             raise RuntimeError(
                 "growth factor, backoff factor and growth interval of the scaler are "
                 f"{_settings_of(self.scaler)}, but were {self._scaler_settings} when the step was "
                 "built, which a graph cannot follow; set them back, or build a new GraphedTrainStep"
+            )
+
+    def _needed_state(self) -> list[set[str]]:
+        """The names of the state that each group needs."""
+        optimizer = self.optimizer
+        return [set(optimizer._state_names(group)) for group in optimizer.param_groups]
+
+    def _refuse_other_rules(self) -> None:
+        pairs = zip(self._needed_state(), self._state_names, strict=True)
+        for index, (needed, captured) in enumerate(pairs):
+            if needed <= captured:
+                continue
+            raise RuntimeError(
+                f"param_groups[{index}] now needs {sorted(needed - captured)}, which "
+                "the step was built without; set it back (momentum=0, amsgrad=False), or build a "
+                "new GraphedTrainStep"
             )
 
     # The step

@@ -406,6 +406,31 @@ def test_groups_that_have_been_added_or_replaced_are_refused():
         step(*training.new_batch())
 
 
+RULE_CHANGES = {
+    "momentum": (fusedlr.SGD, 0.9, "momentum_buffer"),
+    "amsgrad": (fusedlr.AdamW, True, "max_exp_avg_sq"),
+}
+
+
+@pytest.mark.parametrize("key", RULE_CHANGES)
+def test_a_group_that_needs_other_state_is_refused_until_it_is_set_back(key):
+    build, value, state = RULE_CHANGES[key]
+    training = Training(Setup(optimizer=lambda model: build(model.parameters(), lr=0.01)))
+    step = training.graphed()
+    train(training, step, 1)
+    group = training.optimizer.param_groups[0]
+    before = group[key]
+    group[key] = value
+    batch = training.new_batch()
+    numbers = everything(training)
+    with pytest.raises(RuntimeError, match=rf"now needs \['{state}'\].*set it back"):
+        step(*batch)
+    assert everything(training) == numbers
+    group[key] = before
+    group["weight_decay"] = 0.5
+    step(*batch)
+
+
 def grow_faster(scaler):
     scaler.set_growth_factor(4.0)
 
