@@ -10,8 +10,10 @@ import sys
 import textwrap
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+import setuptools
 import torch
 
 import fusedlr
@@ -236,6 +238,21 @@ def test_a_setuptools_that_is_too_old_is_named_with_what_to_install(monkeypatch)
     monkeypatch.setitem(sys.modules, "setuptools", too_old)
     with pytest.raises(SystemExit, match=r'65\.5\.0: pip install "setuptools>=77\.0\.3" ninja'):
         runpy.run_path(str(ROOT / "setup.py"))
+
+
+@pytest.mark.parametrize(("wanted", "are_errors"), [("1", True), ("0", False), ("", False)])
+def test_warnings_are_errors_in_builds_that_ask_for_it_only(wanted, are_errors, monkeypatch):
+    built: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: built.update(settings))
+    monkeypatch.setenv("FUSEDLR_CUDA", "0")
+    monkeypatch.setenv("MAX_JOBS", "1")
+    monkeypatch.setenv("FUSEDLR_WERROR", wanted)
+    runpy.run_path(str(ROOT / "setup.py"))
+    flags = built["ext_modules"][0].extra_compile_args
+    assert ("-Werror" in flags["cxx"]) == are_errors
+    assert ("--Werror=all-warnings" in flags["nvcc"]) == are_errors
+    assert ("-Xcompiler=-Werror" in flags["nvcc"]) == are_errors
+    assert "-Wextra" in flags["cxx"]
 
 
 def check_training_under_another_default_device():
