@@ -2,11 +2,13 @@
 #
 #   PYTHON  the interpreter to start from; its torch is reused if it is 2.11 to 2.13  (python3)
 #   TORCH   what to install where there is no such torch                       (torch==2.13.0)
+#   FUSEDLR_WERROR  0 lets a build pass in which the compiler warns                      (1)
 #   ARGS    passed on to the command: make test ARGS="-k cosine -x"
 #   OUT     the folder for the results of gpu-check
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+FUSEDLR_WERROR ?= 1
 ARGS ?=
 OUT ?=
 
@@ -33,7 +35,7 @@ env: $(addprefix $(VENV)/.ready-,build demo test bench lint) ## create .venv wit
 build: $(BUILT) ## compile the extension in place, if its sources changed
 
 cuda-build: ## compile it with its CUDA engine too, in an environment of its own (needs nvcc, no GPU)
-	@PYTHON='$(PYTHON)' scripts/cuda_build.sh
+	@PYTHON='$(PYTHON)' FUSEDLR_WERROR=$(FUSEDLR_WERROR) scripts/cuda_build.sh
 
 demo: $(BUILT) $(VENV)/.ready-demo ## train a small GPT with torch.optim and with fusedlr, and compare
 	$(VENV)/bin/python examples/demo.py $(ARGS)
@@ -73,5 +75,6 @@ $(VENV)/.ready-%: pyproject.toml scripts/setup_env.sh
 # --no-deps: the torch that was found stays as it is.
 $(BUILT): $(VENV)/.ready-build $(CSRC) setup.py
 	@echo '== Building fusedlr and its extension (minutes when all of it is compiled)'
-	@$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@FUSEDLR_WERROR=$(FUSEDLR_WERROR) \
+		$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +19,34 @@ from fusedlr._stack import user_stacklevel
 from fusedlr.batch_signature import BatchSignature
 from fusedlr.lr_scheduler.device_scheduler import DeviceScheduler, device_table
 from fusedlr.optim import FusedOptimizer
-from fusedlr.restoring import restored_modules, restored_random_states
+from fusedlr.restoring import (
+    restored_grads,
+    restored_modules,
+    restored_random_states,
+    restored_stream,
+)
 
 _AMP_DTYPES = (torch.float16, torch.bfloat16)
+
+_CANNOT_CAPTURE = (
+    "the training step could not be captured in a CUDA graph, for the reason above. What makes the "
+    "host wait for the device cannot be captured: .item(), .cpu(), .tolist(), printing a tensor, "
+    "`if` on a tensor, or a shape that depends on values; nor can an autograd graph that is still "
+    "alive from before: delete losses that were kept, and wrappers that hold AccumulateGrad nodes "
+    "of the parameters, as DistributedDataParallel does. torch may not recover from a capture that "
+    "failed (its allocator and its random generators can stay in it): restart the process"
+)
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A graph, with the memory of its own that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Sequence[Tensor]
+    loss: Tensor
+    #: Of each parameter of the step.
+    grads: Sequence[Tensor | None]
 
 
 class GraphedTrainStep:
@@ -36,16 +62,23 @@ class GraphedTrainStep:
     or a loss that wants more, takes a :class:`torch.nn.Module` of a few lines around the model.
 
     Between calls everything may be edited and takes effect at the next one: the learning rate and
-    other hypers of the groups, ``load_state_dict`` of model, optimizer, scheduler and scaler, the
-    scale of the scaler. The object has no state of its own to be saved. Building it changes
-    nothing: `warmup` forward and backward passes run first, and parameters, buffers, gradients and
-    random numbers come back bit for bit. The first call is step 1 of the training. (Meanwhile that
-    takes the memory of a second copy of parameters and buffers.)
+    other hypers of the groups, also tensors that were given for them, on whatever device,
+    ``load_state_dict`` of model, optimizer, scheduler and scaler, the scale of the scaler. The
+    object has no state of its own to be saved. Building it changes nothing: `warmup` forward and
+    backward passes run first, and parameters, buffers, gradients and random numbers come back bit
+    for bit. The first call is step 1 of the training. (Meanwhile that takes the memory of a second
+    copy of parameters and buffers.)
 
     A replay does what was captured, and nothing that Python would do: forward hooks and step hooks,
     ``if`` and counters in Python have run for the last time. What the graph reads must stay where
-    it is: parameters and buffers are to be written in place, not replaced. Gradients are those of
-    the last call; whoever adds up gradients of several batches needs a loop instead.
+    it is: parameters and buffers are to be written in place, not replaced. What a graph cannot
+    follow is fixed: the attributes of this object cannot be assigned, and a call refuses a scaler
+    with other growth and backoff factors or another interval, and groups that were given a momentum
+    or ``amsgrad`` since, without having had one.
+
+    After a call, the gradients of all parameters are those of that call, whatever they were before
+    it; whoever adds up gradients of several batches needs a loop instead. Inputs and target get no
+    gradient.
 
     Args:
         model: called with the inputs of a batch, in the mode (``train`` or ``eval``) that it is in
@@ -70,7 +103,9 @@ class GraphedTrainStep:
         TypeError: if an argument is of another kind.
         ValueError: if an argument is out of range, the scheduler is one of another optimizer, or
             the parameters are not all on one device.
-        RuntimeError: if the step cannot be captured.
+        RuntimeError: if the step cannot be captured. Parameters, buffers, gradients, scaler and
+            current stream are as before, but torch may not recover from a capture that failed (its
+            allocator and its random generators can stay in it): restart the process.
 
     Example:
         >>> import torch, fusedlr
@@ -129,21 +164,30 @@ class GraphedTrainStep:
         self._is_training = model.training
         # What a captured step reads, and how many rows it had. (Reading the lr settles the table.)
         self._num_groups, self._table = optimizer.lr.numel(), optimizer._table
+        self._state_names = self._needed_state()
+        self._revision_seen = optimizer._revision.number
         self._scheduler_is_part = _is_part(scheduler, optimizer)
         # What tells the optimizer of an overflow; 0 between steps, so that no other is skipped.
         self._found_inf = torch.zeros((), device=self._device)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: list[Tensor] = []
-        self._loss: Tensor | None = None
+        self._scaler_settings = _settings_of(self.scaler)
+        self._captured: _Captured | None = None
         if self._can_capture():
-            self._capture(example_inputs, warmup)
+            self._captured = self._capture(example_inputs, warmup)
         else:
             self._warm_up([tensor.to(self._device) for tensor in example_inputs], warmup)
 
     @property
     def is_captured(self) -> bool:
         """Whether calls replay a graph."""
-        return self._graph is not None
+        return self._captured is not None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name in vars(self):
+            raise AttributeError(
+                f"{name} of a GraphedTrainStep is a part of what was captured and cannot be "
+                "assigned; build a new GraphedTrainStep"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """One step of the training.
@@ -158,18 +202,16 @@ class GraphedTrainStep:
         Raises:
             TypeError: if the batch has another number of arguments, or one that is not a tensor.
             ValueError: if a tensor has another shape, dtype or device than in `example_inputs`.
-            RuntimeError: if the model is in another mode, or the groups of the optimizer are not
-                those that the step was built for. Nothing has moved.
+            RuntimeError: if the model is in another mode, the groups of the optimizer are not
+                those that the step was built for or need other state, or the factors of the scaler
+                are others. Nothing has moved.
         """
         self._check(batch)
         self._attach_found_inf()
-        if self._graph is None or self._loss is None:
+        if self._captured is None:
             loss = self._step([tensor.to(self._device) for tensor in batch])
         else:
-            for buffer, tensor in zip(self._batch, batch, strict=True):
-                buffer.copy_(tensor, non_blocking=True)
-            self._graph.replay()
-            loss = self._loss.clone()
+            loss = self._replay(self._captured, batch)
         if self.scheduler is not None and not self._scheduler_is_part:
             self.scheduler.step()
         return loss
@@ -188,6 +230,31 @@ class GraphedTrainStep:
             raise RuntimeError(
                 "the param groups of the optimizer have been added to or replaced since the step "
                 f"was built with {self._num_groups} of them; build a new GraphedTrainStep"
+            )
+        if optimizer._revision.number != self._revision_seen:
+            self._refuse_other_rules()
+            self._revision_seen = optimizer._revision.number
+        if _settings_of(self.scaler) != self._scaler_settings:
+            raise RuntimeError(
+                "growth factor, backoff factor and growth interval of the scaler are "
+                f"{_settings_of(self.scaler)}, but were {self._scaler_settings} when the step was "
+                "built, which a graph cannot follow; set them back, or build a new GraphedTrainStep"
+            )
+
+    def _needed_state(self) -> list[set[str]]:
+        """The names of the state that each group needs."""
+        optimizer = self.optimizer
+        return [set(optimizer._state_names(group)) for group in optimizer.param_groups]
+
+    def _refuse_other_rules(self) -> None:
+        pairs = zip(self._needed_state(), self._state_names, strict=True)
+        for index, (needed, captured) in enumerate(pairs):
+            if needed <= captured:
+                continue
+            raise RuntimeError(
+                f"param_groups[{index}] now needs {sorted(needed - captured)}, which "
+                "the step was built without; set it back (momentum=0, amsgrad=False), or build a "
+                "new GraphedTrainStep"
             )
 
     # The step
@@ -210,6 +277,8 @@ class GraphedTrainStep:
         """Computes the gradients of the loss, scaled if there is a scaler; returns the loss."""
         for param in self._params:
             param.grad = None  # a graph then has them in its own memory
+        # Inputs that want a gradient would tie the steps together.
+        batch = [tensor.detach() for tensor in batch]
         # Backward, too, would run under an autocast of the caller.
         with torch.enable_grad(), torch.autocast(self._device.type, enabled=False):
             loss = self._forward(batch)
@@ -266,20 +335,20 @@ class GraphedTrainStep:
             )
         return engine != "torch"
 
-    def _warm_up(self, batch: Sequence[Tensor], passes: int) -> list[Tensor]:
+    def _warm_up(self, batch: Sequence[Tensor], passes: int) -> list[Tensor | None]:
         """Forward and backward passes that leave no trace, but in the caches of libraries.
 
         Returns:
-            The optimizer's parameters that get no gradient.
+            The gradients of the parameters, if only for the layout that they have.
         """
         modules = [one for one in (self.model, self.loss_fn) if isinstance(one, Module)]
         with restored_random_states({self._device}), restored_modules(modules, self._params):
             for _ in range(passes):
                 self._backward(batch)
-            return [param for param in self._clipped if param.grad is None]
+            return [param.grad for param in self._params]
 
-    def _capture(self, example_inputs: Sequence[Tensor], warmup: int) -> None:
-        self._batch = [
+    def _capture(self, example_inputs: Sequence[Tensor], warmup: int) -> _Captured:
+        batch = [
             torch.empty_like(one, device=self._device, requires_grad=False)
             for one in example_inputs
         ]
@@ -287,42 +356,65 @@ class GraphedTrainStep:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.device(self._device):
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for buffer, example in zip(self._batch, example_inputs, strict=True):
-                    buffer.copy_(example)
-                without_grad = self._warm_up(self._batch, warmup)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._attach_found_inf()
-            self._materialize(without_grad)
-            graph = torch.cuda.CUDAGraph()
             try:
-                # thread_local: other threads, such as a loader's that pins memory, may go on.
-                with (
-                    restored_random_states({self._device}),
-                    torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-                ):
-                    self._loss = self._step(self._batch)
-            except RuntimeError as error:
-                raise RuntimeError(
-                    "the training step could not be captured in a CUDA graph, for the reason above."
-                    " What makes the host wait for the device cannot be captured: .item(), .cpu(),"
-                    " .tolist(), printing a tensor, `if` on a tensor, or a shape that depends on"
-                    " values; nor can an autograd graph that is still alive from before: delete"
-                    " losses that were kept"
-                ) from error
-        self._graph = graph
+                with torch.cuda.stream(stream):
+                    _copy_(batch, example_inputs)
+                    grads = self._warm_up(batch, warmup)
+            finally:
+                # Also after an error: everything is being put back on that stream.
+                torch.cuda.current_stream().wait_stream(stream)
+            self._attach_found_inf()
+            self._materialize(grads)
+            return self._record(stream, batch)
 
-    def _materialize(self, without_grad: list[Tensor]) -> None:
-        """Creates what steps need, as a captured step cannot."""
-        # For the optimizer, every parameter that requires a gradient will have one.
-        unused = [param for param in without_grad if param.requires_grad]
-        for param in unused:
-            param.requires_grad_(False)
+    def _record(self, stream: torch.cuda.Stream, batch: Sequence[Tensor]) -> _Captured:
+        """Captures a step, which does not run yet."""
+        graph = torch.cuda.CUDAGraph()
         try:
-            self.optimizer.materialize()
-        finally:
-            for param in unused:
-                param.requires_grad_(True)
+            # thread_local: other threads, such as a loader's that pins memory, may go on.
+            with (
+                restored_random_states({self._device}),
+                restored_grads(self._params),
+                restored_stream(),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
+                loss = self._step(batch)
+                grads = [param.grad for param in self._params]
+        except BaseException as error:
+            if self.scaler is not None:  # it believes that gradients are unscaled
+                self.scaler._per_optimizer_states.pop(id(self.optimizer), None)
+            if isinstance(error, RuntimeError):
+                raise RuntimeError(_CANNOT_CAPTURE) from error
+            raise
+        return _Captured(graph, batch, loss, grads)
+
+    def _replay(self, captured: _Captured, batch: Sequence[Tensor]) -> Tensor:
+        # A graph reads hypers on the device; those in tensors on the host are to be sent there.
+        self._table.sync()
+        if self._table.device is not None:
+            self._table.device.flush_()
+        _copy_(captured.batch, batch)
+        captured.graph.replay()
+        # Others may have dropped or replaced the gradients since.
+        for param, grad in zip(self._params, captured.grads, strict=True):
+            if param.grad is not grad:
+                param.grad = grad
+        return captured.loss.clone()
+
+    def _materialize(self, grads: Sequence[Tensor | None]) -> None:
+        """Creates what steps with such gradients need, as a captured step cannot."""
+        with restored_grads(self._params):
+            for param, grad in zip(self._params, grads, strict=True):
+                param.grad = grad
+            # For the optimizer, every parameter that requires a gradient will have one.
+            without = [one for one in self._clipped if one.grad is None and one.requires_grad]
+            for param in without:
+                param.requires_grad_(False)
+            try:
+                self.optimizer.materialize()
+            finally:
+                for param in without:
+                    param.requires_grad_(True)
         self._refuse_groups_without_engine()
         if isinstance(self.scheduler, DeviceScheduler) and self._scheduler_is_part:
             self.scheduler._materialize()
@@ -360,6 +452,23 @@ def _check_objects(model: Any, loss_fn: Any, optimizer: Any, scheduler: Any, sca
         )
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise TypeError(f"scaler must be a torch.amp.GradScaler, but is {scaler!r}")
+
+
+def _settings_of(scaler: torch.amp.GradScaler | None) -> tuple[float, ...]:
+    """The numbers of a scaler that ``update`` takes as constants."""
+    if scaler is None:
+        return ()
+    return (
+        scaler.get_growth_factor(),
+        scaler.get_backoff_factor(),
+        scaler.get_growth_interval(),
+    )
+
+
+@torch.no_grad()
+def _copy_(buffers: Sequence[Tensor], batch: Sequence[Tensor]) -> None:
+    for buffer, tensor in zip(buffers, batch, strict=True):
+        buffer.copy_(tensor, non_blocking=True)
 
 
 def _device_of(params: Sequence[Tensor]) -> torch.device:

@@ -1,4 +1,4 @@
-"""Leaving everything as it was: models, and the sources of random numbers."""
+"""Leaving everything as it was: models, the sources of random numbers, the current stream."""
 
 from __future__ import annotations
 
@@ -55,6 +55,30 @@ def restored_modules(modules: Iterable[Module], params: Iterable[Tensor]) -> Ite
                 tensor.copy_(value)
             for tensor, grad in grads:
                 tensor.grad = grad
+
+
+@contextmanager
+def restored_grads(params: Iterable[Tensor]) -> Iterator[None]:
+    """Gives parameters the gradients back that they had (the same tensors) however it ends."""
+    grads = [(param, param.grad) for param in params]
+    try:
+        yield
+    finally:
+        for param, grad in grads:
+            param.grad = grad
+
+
+@contextmanager
+def restored_stream() -> Iterator[None]:
+    """Makes the present CUDA stream current again however the block ends.
+
+    ``torch.cuda.graph`` does not if it fails to begin or to end a capture.
+    """
+    stream = torch.cuda.current_stream()
+    try:
+        yield
+    finally:
+        torch.cuda.set_stream(stream)
 
 
 def _is_writable(tensor: Tensor) -> bool:

@@ -52,7 +52,8 @@ rm -f "$copy"/fusedlr/_C*.so
 
 say "Compiling with nvcc and $("$base" -c 'import os; print(os.cpu_count())') cores: minutes when all of it is compiled"
 cd "$copy"
-PATH=$environment/bin:$PATH FUSEDLR_CUDA=1 "$python" setup.py --quiet build_ext --inplace
+PATH=$environment/bin:$PATH FUSEDLR_CUDA=1 FUSEDLR_WERROR=${FUSEDLR_WERROR:-1} \
+  "$python" setup.py --quiet build_ext --inplace
 
 say "Importing it"
 "$python" - <<'PYTHON'

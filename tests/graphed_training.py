@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -231,7 +231,9 @@ def mean_move(training: Training, start: dict[str, Any]) -> float:
 def everything(training: Training) -> Any:
     """All that building a step might change, but for Python's own attributes."""
     grads = [None if p.grad is None else p.grad.clone() for p in training.model.parameters()]
-    random_states = [torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()]
+    random_states = [torch.get_rng_state(), random.getstate()]
+    if numpy_random := sys.modules.get("numpy.random"):  # where there is no NumPy, all works, too
+        random_states.append(numpy_random.get_state()[1].tolist())
     if training.device.type == "cuda":
         random_states.append(torch.cuda.get_rng_state(training.device))
     modes = [module.training for module in training.model.modules()]

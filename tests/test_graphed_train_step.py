@@ -406,6 +406,76 @@ def test_groups_that_have_been_added_or_replaced_are_refused():
         step(*training.new_batch())
 
 
+RULE_CHANGES = {
+    "momentum": (fusedlr.SGD, 0.9, "momentum_buffer"),
+    "amsgrad": (fusedlr.AdamW, True, "max_exp_avg_sq"),
+}
+
+
+@pytest.mark.parametrize("key", RULE_CHANGES)
+def test_a_group_that_needs_other_state_is_refused_until_it_is_set_back(key):
+    build, value, state = RULE_CHANGES[key]
+    training = Training(Setup(optimizer=lambda model: build(model.parameters(), lr=0.01)))
+    step = training.graphed()
+    train(training, step, 1)
+    group = training.optimizer.param_groups[0]
+    before = group[key]
+    group[key] = value
+    batch = training.new_batch()
+    numbers = everything(training)
+    with pytest.raises(RuntimeError, match=rf"now needs \['{state}'\].*set it back"):
+        step(*batch)
+    assert everything(training) == numbers
+    group[key] = before
+    group["weight_decay"] = 0.5
+    step(*batch)
+
+
+def grow_faster(scaler):
+    scaler.set_growth_factor(4.0)
+
+
+def back_off_further(scaler):
+    scaler.set_backoff_factor(0.25)
+
+
+def load_another_interval(scaler):
+    scaler.load_state_dict({**scaler.state_dict(), "growth_interval": 7})
+
+
+SCALER_CHANGES = [grow_faster, back_off_further, load_another_interval]
+
+
+@pytest.mark.parametrize("change", SCALER_CHANGES, ids=lambda change: change.__name__)
+def test_a_scaler_with_other_factors_is_refused_with_the_repair(change):
+    training = Training(SETUPS["scaler"])
+    step = training.graphed()
+    train(training, step, 1)
+    saved = training.scaler.state_dict()
+    change(training.scaler)
+    batch = training.new_batch()
+    before = everything(training)
+    with pytest.raises(
+        RuntimeError, match=r"were \(2\.0, 0\.5, 3\) when .*set them back, or build"
+    ):
+        step(*batch)
+    assert everything(training) == before
+
+    training.scaler.load_state_dict(saved)
+    step(*batch)
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "loss_fn", "optimizer", "scheduler", "scaler", "max_norm", "amp_dtype"]
+)
+def test_what_was_captured_cannot_be_assigned(name):
+    step = Training(SETUPS["everything"]).graphed()
+    before = getattr(step, name)
+    with pytest.raises(AttributeError, match=f"{name} of a GraphedTrainStep .* build a new"):
+        setattr(step, name, None)
+    assert getattr(step, name) is before
+
+
 def foreign_scheduler(training):
     return fusedlr.lr_scheduler.StepLR(adamw(training.model), step_size=1)
 

@@ -113,7 +113,8 @@ def test_kernels_of_phases_wait_between_them_and_divide_as_ieee_demands(kernel, 
     ptx = compiled(kernel, architecture)
     assert count(ptx, r"bar\.sync") > 0
     assert count(ptx, r"div\.rn\.f64") > 0
-    assert not re.search(r"div\.full|\.ftz", ptx)
+    # libdevice's functions begin with approximations, which they refine; nothing else does.
+    assert not re.search(r"div\.(full|approx)|sqrt\.approx", ptx)
 
 
 def test_every_rule_has_its_twin():
@@ -173,7 +174,8 @@ def check_that_later_steps_compile_nothing() -> None:
     triton.knobs.runtime.jit_post_compile_hook = lambda **what: compilations.append(what["repr"])
 
     params = [torch.nn.Parameter(torch.ones(size)) for size in (1, 5, 16, 4097)]
-    optimizer = fusedlr.AdamW(params[:2], lr=s.linear(0.1, 0.0, steps=9), backend="triton")
+    decay = s.linear(0.1, 0.0, steps=9)
+    optimizer = fusedlr.AdamW(params[:2], weight_decay=decay, backend="triton")
     scheduler = fusedlr.lr_scheduler.StepLR(optimizer, 1)
 
     def step() -> None:
@@ -188,7 +190,7 @@ def check_that_later_steps_compile_nothing() -> None:
     compilations.clear()
 
     step()
-    optimizer.param_groups[0]["weight_decay"] = 0.25
+    optimizer.param_groups[0]["eps"] = 1e-6
     step()
     optimizer.add_param_group({"params": params[2:], "lr": 1e-3})
     step()

@@ -19,17 +19,18 @@ TESTS = Path(__file__).parent
 
 #: What is run in a process of its own: files, and which of their tests.
 PARTS: dict[str, tuple[list[str], str]] = {
-    "every rule, dtype and shape": (
+    "every variant": (["gpu/test_device_step.py"], "every_variant and -float32"),
+    "storages and sizes": (["gpu/test_device_step.py"], "edges or another_dtype"),
+    "layouts": (
         ["gpu/test_device_step.py"],
-        "every_variant or another_dtype or infinities",
+        "(layouts and -float32) or (layouts and SGD-bfloat16) or state_of_any or expanded",
     ),
-    "layouts": (["gpu/test_device_step.py"], "layout or expanded"),
-    "groups, edits, checkpoints": (
+    "edits": (
         ["gpu/test_device_step.py"],
-        "groups_of_all or overflow or sparse or edits or stays_live or schedules or after_a_change"
-        " or copy or history or checkpoint",
+        "infinities or overflow or sparse or edits or stays_live or schedules or after_a_change",
     ),
     "every schedule and operation": (["interpreted_schedules.py"], ""),
+    "copies": (["gpu/test_device_step.py"], "copy or history or checkpoint"),
     "schedulers": (["gpu/test_device_schedulers.py"], ""),
     "graphs": (["test_walked_graphs.py"], ""),
     "waiting": (["test_device_waits.py"], ""),

@@ -374,7 +374,8 @@ Readiness Plan::activate_rows_(bool assumes_grads) {
     bool has_state = finding != Finding::needs_state;
     if (finding == Finding::unusual_grad) {
       const at::Tensor& param = *tensors_[index].param;
-      check_grad_(index, assumes_grads ? param : param.unsafeGetTensorImpl()->grad());
+      const at::Tensor& grad = param.unsafeGetTensorImpl()->grad();
+      check_grad_(index, assumes_grads && !grad.defined() ? param : grad);
       has_state = tensors_[index].has_state;
     }
     if (!has_state) missing_.push_back(static_cast<int64_t>(index));

@@ -102,7 +102,8 @@ void check(cudaError_t error, const std::string& what) {
                                  error == cudaErrorUnsupportedPtxVersion;
   const char* hint = is_for_other_gpus
                          ? "the extension was built for other GPUs; build it again with "
-                           "TORCH_CUDA_ARCH_LIST set to the compute capability of this one"
+                           "TORCH_CUDA_ARCH_LIST set to the compute capability of this one, which "
+                           "must be 8.0 or newer"
                          : "an earlier kernel may be to blame; CUDA_LAUNCH_BLOCKING=1 shows which";
   throw std::runtime_error("fusedlr could not " + what + ": " + cudaGetErrorString(error) + " (" +
                            hint + ")");

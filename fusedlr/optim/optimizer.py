@@ -399,7 +399,8 @@ class FusedOptimizer(Optimizer):
 
         Also brings the settings of the optimizer's schedulers there, if they are fusedlr's. For the
         capture of a CUDA graph without a step before it. Every parameter that requires a gradient
-        is taken to have one by then, in the parameter's dtype and layout.
+        is taken to have one by then, in the dtype and layout of the one that it has now, or else in
+        its own. (A parameter with gaps in memory gets gradients without.)
 
         Example:
             >>> import torch, fusedlr

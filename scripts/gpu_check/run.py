@@ -67,6 +67,10 @@ class Check:
         self.facts: dict[str, Any] = {}
         self.environment = {
             **os.environ,
+            # Where the ninja of an environment is that nobody has activated.
+            "PATH": os.pathsep.join(
+                [os.fspath(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+            ),
             "PYTHONPATH": os.fspath(LIBRARY),
             "PYTHONUNBUFFERED": "1",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -137,6 +141,7 @@ class Check:
             self.say("\n".join(lines[-5:]))
             raise SystemExit(f"{sys.executable} cannot import torch")
         self.facts = json.loads(lines[-1])
+        self.facts["cuda_home"] = os.environ.get("CUDA_HOME") or find_cuda_home()
         self.say(", ".join(f"{name} {value}" for name, value in self.facts.items()))
 
     @property
@@ -145,6 +150,9 @@ class Check:
 
     def run(self, names: list[str]) -> int:
         self.probe()
+        if "build" in names:  # which would take a while to find out, or all of its time
+            for missing in missing_for_build(self.facts, needs_cuda=not self.is_rehearsal):
+                self.say(f"MISSING: {missing}")
         chosen = [part for part in PARTS if part.name in names]
         minutes = self.minutes or (MINUTES if self.has_gpu else MINUTES_WITHOUT_GPU)
         scale = minutes / MINUTES
@@ -205,7 +213,7 @@ def build(check: Check, result: Result) -> None:
     environment = {
         "FUSEDLR_CUDA": "0" if check.is_rehearsal else "1",
         "TORCH_CUDA_ARCH_LIST": check.facts["arch_list"],
-        "CUDA_HOME": find_cuda_home(),
+        "CUDA_HOME": check.facts["cuda_home"],
     }
     environment = {
         name: value
@@ -231,6 +239,21 @@ def build(check: Check, result: Result) -> None:
         result.facts["failures"] = problems[:20]
     else:
         import_built(check, result)
+
+
+def missing_for_build(facts: Mapping[str, Any], needs_cuda: bool) -> list[str]:
+    """What the build needs and does not find, with the repair."""
+    missing = []
+    setuptools = facts["setuptools"]
+    if setuptools is None or int(setuptools.partition(".")[0]) < 77:
+        missing.append(
+            f'setuptools 77 or newer (found: {setuptools}): pip install "setuptools>=77.0.3"'
+        )
+    if facts["ninja"] is None:
+        missing.append("ninja: pip install ninja (one compiler after the other takes too long)")
+    if needs_cuda and facts["cuda_home"] is None:
+        missing.append("nvcc with its headers, in CUDA_HOME, on PATH or in /usr/local/cuda*")
+    return missing
 
 
 def find_cuda_home() -> str | None:
@@ -324,8 +347,19 @@ def time(check: Check, result: Result) -> None:
         result.detail += f"; exit code {code}, see log.txt"
 
 
+#: The options of each tool. racecheck is not among them: it watches shared memory, of which no
+#: kernel of ours has any. initcheck must watch all kernels, as those of torch write what ours read;
+#: the others watch ours alone, which takes a fraction of the time.
+OUR_KERNELS = ("--kernel-name", "kernel_substring=fusedlr")
+SANITIZERS: Mapping[str, tuple[str, ...]] = {
+    "memcheck": OUR_KERNELS,
+    "synccheck": OUR_KERNELS,
+    "initcheck": (),
+}
+
+
 def sanitize(check: Check, result: Result) -> None:
-    """A small case under compute-sanitizer, which finds bad accesses and races in kernels."""
+    """A small case under compute-sanitizer: bad accesses, barriers, and reads of unset memory."""
     environment = {
         "PYTHONPATH": os.pathsep.join(map(os.fspath, (LIBRARY, ROOT / "tests"))),
         # Every tensor in memory of its own: an access beside it is an error.
@@ -341,15 +375,17 @@ def sanitize(check: Check, result: Result) -> None:
         result.status, result.detail = LEFT_OUT, "compute-sanitizer is not here"
         return
     verdicts: list[str] = []
-    for name in ("memcheck", "racecheck"):
+    end = monotonic() + check.limit
+    for place, (name, options) in enumerate(SANITIZERS.items()):
         found: list[str] = []
 
         def on_line(line: str, found: list[str] = found) -> None:
             if "=========" in line:
                 found.append(line.replace("=========", "").strip())
 
-        command = [tool, "--tool", name, "--error-exitcode", "86", *small_case, "cuda"]
-        code = check.call(command, on_line, check.limit / 2, cwd=BUILD, environment=environment)
+        command = [tool, "--tool", name, "--error-exitcode", "86", *options, *small_case, "cuda"]
+        share = (end - monotonic()) / (len(SANITIZERS) - place)
+        code = check.call(command, on_line, share, cwd=BUILD, environment=environment)
         verdict = {0: "ok", 124: "took too long"}.get(code, f"exit code {code}")
         verdicts.append(f"{name} {verdict}")
         check.say(f"    {verdicts[-1]}; {found[-1] if found else 'it said nothing'}")
@@ -371,7 +407,7 @@ PARTS = (
     Part("test", limit=200, reserved=70, run=test),
     Part("graph", limit=120, reserved=50, run=graph),
     Part("time", limit=200, reserved=90, run=time),
-    Part("sanitize", limit=120, reserved=40, run=sanitize),
+    Part("sanitize", limit=150, reserved=60, run=sanitize),
 )
 
 

@@ -1,4 +1,4 @@
-"""A few steps of everything, small enough for a checker of memory: small_case.py cuda|cpu."""
+"""A few steps of one optimizer, small enough for a checker of memory: small_case.py cuda|cpu."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import torch
 import fusedlr
 from cases import LAYOUT_SHAPE, LAYOUTS, OPTIMIZERS, Guarded, OptimizerCase, random_tensor
 
-SHAPES = ((), (1,), (0,), (15,), (257,), (5, 7), (70_001,))
-DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.complex64)
+# A checker takes a hundred times as long: the optimizer with the most state, which runs the same
+# loops as all others; nothing, a part of a vector, and more than a chunk.
+CASE = next(case for case in OPTIMIZERS if case.name == "AdamW")
+SHAPES = ((0,), (15,), (70_001,))
+DTYPES = (torch.float32, torch.bfloat16, torch.complex64)
 
 
 def train(case: OptimizerCase, device: str) -> list[torch.Tensor]:
@@ -48,13 +51,10 @@ def train(case: OptimizerCase, device: str) -> list[torch.Tensor]:
 
 def main() -> int:
     (device,) = sys.argv[1:]
-    for case in OPTIMIZERS:
-        ours, expected = train(case, device), train(case, "cpu")
-        same = [torch.equal(one, other) for one, other in zip(ours, expected, strict=True)]
-        print(f"{case}: {sum(same)} of {len(same)} tensors have the bits of the CPU engine")
-        if not all(same):
-            return 1
-    return 0
+    ours, expected = train(CASE, device), train(CASE, "cpu")
+    same = [torch.equal(one, other) for one, other in zip(ours, expected, strict=True)]
+    print(f"{CASE}: {sum(same)} of {len(same)} tensors have the bits of the CPU engine")
+    return 0 if all(same) else 1
 
 
 if __name__ == "__main__":

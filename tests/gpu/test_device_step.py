@@ -92,6 +92,32 @@ def test_tensors_of_many_chunks(case, dtype, place, generator):
     assert has_moved(assert_as_on_cpu(place, train, variant, tensors, grads), tensors[0])
 
 
+@each_dtype
+@each_optimizer
+def test_sizes_at_the_edges_of_vectors_and_of_chunks(case, dtype, place, generator):
+    sizes = [1, 3, 4, 15, 16, 17, 255, 257, 4095, 4096, 4097]
+    tensors = random_tensors([(size,) for size in sizes], dtype.dtype, generator)
+    grads = random_grads(tensors, 2, generator)
+
+    def train_views(device):
+        # One element behind the beginning of their memory: where no vector begins.
+        memory = [torch.zeros(one.numel() + 1, dtype=one.dtype, device=device) for one in tensors]
+        params = [Parameter(one[1:]) for one in memory[::2]]
+        params += [Parameter(one[:-1]) for one in memory[1::2]]
+        optimizer = case.ours(params, **case.arguments, **case.with_all_state, weight_decay=0.1)
+        order = [*range(0, len(sizes), 2), *range(1, len(sizes), 2)]
+        for param, place_ in zip(params, order, strict=True):
+            param.data.copy_(tensors[place_])
+        for of_step in grads:
+            give_grads(params, [of_step[place_] for place_ in order])
+            optimizer.step()
+        assert all(one[0] == 0 for one in memory[::2])
+        assert all(one[-1] == 0 for one in memory[1::2])
+        return everything_of(optimizer)
+
+    assert has_moved(assert_as_on_cpu(place, train_views), tensors[0])
+
+
 @pytest.mark.parametrize("count", [1_000, 4_500])
 @each_optimizer
 def test_thousands_of_tiny_tensors(case, count, place, generator):

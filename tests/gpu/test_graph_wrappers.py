@@ -88,6 +88,34 @@ def test_a_whole_training_step_may_be_captured_by_hand(case):
     assert not torch.equal(results[1][0], new_model()[0].weight.detach().cpu())
 
 
+@each_optimizer
+def test_gradients_dropped_before_the_capture_are_made_anew_by_each_replay(case):
+    model = new_model()
+    optimizer = case.ours(model.parameters(), **{**case.arguments, "lr": 0.0})
+    inputs = torch.randn(8, 16, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            model(inputs).square().mean().backward()
+    torch.cuda.current_stream().wait_stream(side)
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.materialize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(inputs).square().mean().backward()
+        optimizer.step()
+    for _ in range(3):
+        graph.replay()
+    replayed = [param.grad.clone() for param in model.parameters()]
+    optimizer.zero_grad(set_to_none=True)
+    model(inputs).square().mean().backward()
+    for grad, param in zip(replayed, model.parameters(), strict=True):
+        torch.testing.assert_close(grad, param.grad, rtol=1e-5, atol=1e-7)
+        assert grad.abs().max() > 0
+    assert optimizer.completed_steps == 3
+
+
 @pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
 @each_optimizer
 def test_a_capture_without_state_is_refused_and_says_what_to_call_first(case):
@@ -116,6 +144,8 @@ try:
     fusedlr.GraphedTrainStep(model, waiting_loss, optimizer, example_inputs=(x, y))
 except RuntimeError as error:
     print("refused:", error)
+print("gradients:", [param.grad for param in model.parameters()])
+print("default stream:", torch.cuda.current_stream() == torch.cuda.default_stream())
 """
 
 
@@ -126,3 +156,6 @@ def test_a_loss_that_waits_for_the_device_is_refused_with_the_reason():
     )
     assert "refused: the training step could not be captured" in finished.stdout, finished.stderr
     assert ".item()" in finished.stdout
+    assert "restart the process" in finished.stdout
+    assert "gradients: [None, None]" in finished.stdout
+    assert "default stream: True" in finished.stdout
