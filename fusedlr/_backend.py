@@ -66,7 +66,8 @@ _WITHOUT_CUDA = (
     "the extension was built without CUDA; build it where torch has CUDA and nvcc is found "
     "(FUSEDLR_CUDA=1 says what is missing)"
 )
-_OLDEST_TRITON = (3, 4)
+#: torch 2.11 comes with it. Older ones divide and take roots of float32 without denormals.
+_OLDEST_TRITON = (3, 6)
 
 
 def check_backend(choice: str | None, source: str) -> None:

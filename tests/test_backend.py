@@ -94,7 +94,7 @@ def test_an_engine_that_cannot_update_the_parameters_is_refused(backend, repair)
 
 
 @pytest.mark.parametrize(
-    ("version", "problem"), [(None, "not installed"), ("3.3.1", "Triton 3.3.1 is too old")]
+    ("version", "problem"), [(None, "not installed"), ("3.5.1", "Triton 3.5.1 is too old")]
 )
 def test_without_a_triton_that_is_new_enough_the_best_other_engine_is_chosen(
     version, problem, monkeypatch
@@ -107,7 +107,7 @@ def test_without_a_triton_that_is_new_enough_the_best_other_engine_is_chosen(
 
 
 def test_a_gpu_without_the_cuda_engine_gets_triton(monkeypatch):
-    monkeypatch.setattr(_backend, "_triton_version", lambda: "3.4.0")
+    monkeypatch.setattr(_backend, "_triton_version", lambda: "3.6.0")
     monkeypatch.setattr(_backend.extension, "kernel_engines", lambda: {"triton": ["cuda"]})
     assert _backend.engine_for("cuda")[0] == "triton"
     monkeypatch.setenv("FUSEDLR_BACKEND", "torch")
