@@ -27,10 +27,11 @@ PARTS: dict[str, tuple[list[str], str]] = {
     ),
     "edits": (
         ["gpu/test_device_step.py"],
-        "infinities or overflow or sparse or edits or stays_live or schedules or after_a_change",
+        "(infinities and (AdamW-float32 or SGD-float16)) or overflow or sparse"
+        " or (SGD and (edits or stays_live or schedules or change))",
     ),
     "every schedule and operation": (["interpreted_schedules.py"], ""),
-    "copies": (["gpu/test_device_step.py"], "copy or history or checkpoint"),
+    "copies": (["gpu/test_device_step.py"], "(SGD and (copy or checkpoint)) or history"),
     "schedulers": (["gpu/test_device_schedulers.py"], ""),
     "graphs": (["test_walked_graphs.py"], ""),
     "waiting": (["test_device_waits.py"], ""),
