@@ -78,7 +78,7 @@ class _StreamContext:
 class _Graph:
     def __init__(self, cuda: StandInCuda) -> None:
         self._cuda = cuda
-        self._walked = _backend.extension.WalkedGraph()
+        self._walked = _backend.extension.HostGraph()
 
     def capture_begin(self, **options: Any) -> None:
         self._fail_in("capture_begin")

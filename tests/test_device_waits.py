@@ -136,7 +136,7 @@ def test_reading_while_a_graph_records_is_refused_by_name() -> None:
     scheduler = lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     optimizer.step()
     scheduler.step()
-    graph = _backend.extension.WalkedGraph()
+    graph = _backend.extension.HostGraph()
     graph.begin_()
     try:
         scheduler.step()

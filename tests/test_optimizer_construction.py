@@ -85,8 +85,11 @@ def invalid_arguments() -> list[Any]:
 
 
 @each_optimizer
-def test_the_signature_is_that_of_torch(case):
-    assert inspect.signature(case.ours) == inspect.signature(case.theirs)
+def test_the_signature_is_that_of_torch_and_one_keyword(case):
+    ours = inspect.signature(case.ours)
+    *shared, backend = ours.parameters.values()
+    assert ours.replace(parameters=shared) == inspect.signature(case.theirs)
+    assert (backend.name, backend.kind, backend.default) == ("backend", backend.KEYWORD_ONLY, None)
 
 
 @each_optimizer

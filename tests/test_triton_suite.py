@@ -32,9 +32,12 @@ PARTS: dict[str, tuple[list[str], str]] = {
     ),
     "every schedule and operation": (["interpreted_schedules.py"], ""),
     "copies": (["gpu/test_device_step.py"], "(SGD and (copy or checkpoint)) or history"),
-    "schedulers": (["gpu/test_device_schedulers.py"], ""),
-    "graphs": (["test_walked_graphs.py"], ""),
-    "waiting": (["test_device_waits.py"], ""),
+    "metrics": (["gpu/test_device_schedulers.py"], "metric_on_the_device"),
+    "graphs": (
+        ["test_walked_graphs.py"],
+        "not every_replay or (SGD and not decay and not maximize and not tensor_lr)",
+    ),
+    "waiting": (["test_device_waits.py"], "not no_step_of"),
 }
 
 
