@@ -90,3 +90,12 @@ def test_formulas_of_schedules_compute_as_ieee_demands():
     assert count(ptx, r"mul\.rn\.f64") > 10
     assert count(ptx, r"div\.rn\.f64") >= 4
     assert not re.search(r"\.approx|div\.full|\.ftz", ptx)
+
+
+def test_a_function_of_the_step_begins_as_a_formula_does():
+    """What evaluates formulas evaluates these, too."""
+    of_formula, of_function = vars(layouts.ScheduleFormula), vars(layouts.StepFunction)
+    fields = of_formula.keys() - {"size"}
+    assert {name: of_function[name].value for name in fields} == {
+        name: of_formula[name].value for name in fields
+    }
