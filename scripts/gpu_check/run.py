@@ -281,6 +281,8 @@ def import_built(check: Check, result: Result) -> None:
     result.facts["backend_info"] = info
     if not str(info["extension"]).startswith(os.fspath(LIBRARY)):
         result.detail = f"another fusedlr is imported: {info['extension']}"
+    elif not check.is_rehearsal and "cuda" not in info["built_for"]:
+        result.detail = f"built without CUDA: {info['not_built']['cuda']}"
     elif check.has_gpu and not check.is_rehearsal and info["devices"]["cuda"]["engine"] != "cuda":
         result.detail = f"no engine for CUDA: {info['devices']['cuda']['reason']}"
     else:
