@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent
 
 #: What is run in a process of its own: files, and which of their tests.
 PARTS: dict[str, tuple[list[str], str]] = {
-    "every variant": (["gpu/test_device_step.py"], "every_variant and -float32"),
+    "every variant": (["gpu/test_device_step.py"], "every_variant and -float32 and not tensor_lr"),
     "storages and sizes": (["gpu/test_device_step.py"], "edges or another_dtype"),
     "layouts": (
         ["gpu/test_device_step.py"],
