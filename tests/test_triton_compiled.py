@@ -23,6 +23,8 @@ from fusedlr.triton.prologue_kernel import prologue_kernel
 from fusedlr.triton.schedule_kernel import schedule_kernel
 
 TESTS = Path(__file__).parent
+#: Where this process has found the package.
+PACKAGE = Path(layouts.__file__).parents[2]
 
 #: Ampere, Hopper, Blackwell. Everything is compiled for one of them by default.
 ARCHITECTURES = (80, 90, 100)
@@ -210,7 +212,10 @@ def test_later_steps_compile_nothing_whatever_is_edited():
             "import test_triton_compiled as tests; tests.check_that_later_steps_compile_nothing()",
         ],
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(TESTS), str(Path(layouts.__file__).parents[2])]),
+        },
         capture_output=True,
         text=True,
         check=False,
