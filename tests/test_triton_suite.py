@@ -62,9 +62,13 @@ def run(files: list[str], chosen: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def runs() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+def runs(
+    request: pytest.FixtureRequest,
+) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        started = {name: pool.submit(run, *part) for name, part in PARTS.items()}
+        of_tests = (getattr(item, "callspec", None) for item in request.session.items)
+        wanted = {spec.params.get("part") for spec in of_tests if spec is not None}
+        started = {name: pool.submit(run, *part) for name, part in PARTS.items() if name in wanted}
         yield started
         for one in started.values():
             one.cancel()
