@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds, tests and times fusedlr on a GPU: scripts/gpu_check.sh OUT [build|test|graph|time|sanitize ...]
+# Builds, tests and times fusedlr on a GPU: scripts/gpu_check.sh OUT [build|test|graph|time|triton|sanitize ...]
 #
 # Uses the interpreter PYTHON (python3) and what is installed in it; needs no network. Writes
 # report.json, tables, a picture and a log into the folder OUT. Without parts all of them run, within

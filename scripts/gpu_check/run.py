@@ -291,9 +291,9 @@ def import_built(check: Check, result: Result) -> None:
         result.detail = f"engines {engines}, not built {sorted(info['not_built'])}"
 
 
-def run_tests(check: Check, result: Result, *arguments: str | Path) -> None:
+def run_tests(check: Check, result: Result, marks: str, *arguments: str | Path) -> None:
     command: list[str | Path] = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
-    command += ["--rootdir", ROOT, "-m", "gpu", "-v", "--tb=short", "-rfE", "--durations=8"]
+    command += ["--rootdir", ROOT, "-m", marks, "-v", "--tb=short", "-rfE", "--durations=8"]
     # Other versions of packages may deprecate what ours do not: no reason to fail here.
     command += ["-p", "no:cacheprovider", "-W", "default", *arguments]
     if check.is_rehearsal:
@@ -311,15 +311,23 @@ def run_tests(check: Check, result: Result, *arguments: str | Path) -> None:
         result.status = PASSED
 
 
+OF_CUDA = "gpu and not triton"
+
+
 def test(check: Check, result: Result) -> None:
     """The tables of all tests on the engine for CUDA; every step must not wait for the device."""
     folder = ROOT / "tests/gpu"
-    run_tests(check, result, folder, f"--ignore-glob={folder}/test_graph*")
+    run_tests(check, result, OF_CUDA, folder, f"--ignore-glob={folder}/test_graph*")
 
 
 def graph(check: Check, result: Result) -> None:
     """Captures and replays; 1,000 of them with the bits of eager steps."""
-    run_tests(check, result, *sorted((ROOT / "tests/gpu").glob("test_graph*.py")))
+    run_tests(check, result, OF_CUDA, *sorted((ROOT / "tests/gpu").glob("test_graph*.py")))
+
+
+def triton(check: Check, result: Result) -> None:
+    """The same tests on Triton's kernels, which are compiled as they are met."""
+    run_tests(check, result, "gpu and triton", ROOT / "tests/gpu")
 
 
 def time(check: Check, result: Result) -> None:
@@ -409,6 +417,7 @@ PARTS = (
     Part("test", limit=200, reserved=70, run=test),
     Part("graph", limit=120, reserved=50, run=graph),
     Part("time", limit=200, reserved=90, run=time),
+    Part("triton", limit=120, reserved=40, run=triton),
     Part("sanitize", limit=150, reserved=60, run=sanitize),
 )
 

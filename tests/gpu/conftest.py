@@ -18,7 +18,7 @@ import interpreter
 PLACES = [
     WALKED,
     pytest.param(CUDA, marks=pytest.mark.gpu),
-    pytest.param(TRITON, marks=pytest.mark.gpu),
+    pytest.param(TRITON, marks=[pytest.mark.gpu, pytest.mark.triton]),
 ]
 
 
