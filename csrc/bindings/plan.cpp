@@ -380,14 +380,6 @@ inline void Plan::prefetch_row(size_t index) const {
   prefetch(*record.step.unsafeGetTensorImpl());
 }
 
-// What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
-// at in parallel.
-Plan::Finding Plan::look_at_(size_t index, bool needs_grad) {
-  if (index + kPrefetchDistance < tensors_.size()) prefetch_row(index + kPrefetchDistance);
-  return tensors_[index].is_sharded ? look_at_row_<true>(index, needs_grad)
-                                    : look_at_row_<false>(index, needs_grad);
-}
-
 // The local tensor of a DTensor, or null.
 inline const c10::TensorImpl* Plan::local_shard(const c10::TensorImpl& dtensor) const {
   PyObject* object = slots_.object_of(dtensor);
@@ -395,10 +387,12 @@ inline const c10::TensorImpl* Plan::local_shard(const c10::TensorImpl& dtensor) 
   return shard == nullptr ? nullptr : shard->unsafeGetTensorImpl();
 }
 
-// Flattened, because torch's accessors are a few instructions each, and 30 calls of them take as
-// long as what they read.
+// What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
+// at in parallel. Flattened, because torch's accessors are a few instructions each, and 30 calls of
+// them take as long as what they read.
 template <bool is_sharded>
 [[gnu::flatten]] Plan::Finding Plan::look_at_row_(size_t index, bool needs_grad) {
+  if (index + kPrefetchDistance < tensors_.size()) prefetch_row(index + kPrefetchDistance);
   const TensorRecord& record = tensors_[index];
   const c10::TensorImpl* param = record.param->unsafeGetTensorImpl();
   const c10::TensorImpl* grad = grad_of(*param);
@@ -449,6 +443,11 @@ template <bool is_sharded>
   // Engines only read through this pointer; the table has one type for all operands.
   row.data[kGrad] = const_cast<void*>(const_data_of(*grad));
   return record.has_state ? Finding::plain_grad : Finding::needs_state;
+}
+
+inline Plan::Finding Plan::look_at_(size_t index, bool needs_grad) {
+  return tensors_[index].is_sharded ? look_at_row_<true>(index, needs_grad)
+                                    : look_at_row_<false>(index, needs_grad);
 }
 
 bool Plan::has_changed(const WatchedList& watched) const {
