@@ -22,6 +22,13 @@ from torch.distributed.tensor import (
     Shard,
     distribute_tensor,
 )
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
 
 import fusedlr
 from fusedlr.optim.optimizer import FusedOptimizer
@@ -68,11 +75,11 @@ def part_of_rank(whole: Tensor) -> Tensor:
 
 
 def groups_of(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups: weights, and the rest with another lr."""
+    """Two groups: weights, and the rest with another lr, in a tensor."""
     params = list(model.parameters())
     return [
         {"params": [param for param in params if param.dim() > 1]},
-        {"params": [param for param in params if param.dim() == 1], "lr": 0.02},
+        {"params": [param for param in params if param.dim() == 1], "lr": torch.tensor(0.02)},
     ]
 
 
@@ -135,6 +142,12 @@ def arguments_of(arguments: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------- wrappers of models
 
 
+def hybrid_shard(model: nn.Sequential) -> nn.Sequential:
+    """Shards within halves of the ranks, which are replicas of each other."""
+    grid = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("r", "s"))
+    return fully_shard(model, mesh=grid)
+
+
 def ddp(model: nn.Sequential) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model)
 
@@ -143,7 +156,12 @@ def ddp_with_views_of_buckets(model: nn.Sequential) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-WRAPPERS: tuple[Callable[[nn.Sequential], nn.Module], ...] = (shard, ddp, ddp_with_views_of_buckets)
+WRAPPERS: tuple[Callable[[nn.Sequential], nn.Module], ...] = (
+    shard,
+    hybrid_shard,
+    ddp,
+    ddp_with_views_of_buckets,
+)
 
 
 def trains_like_one_process(
@@ -158,6 +176,52 @@ def trains_like_one_process(
         train(model, optimizer, scheduler, range(STEPS))
         assert_is_compiled(optimizer)
         assert_moved(model)
+        ends.append(everything(optimizer))
+    assert_equal(*ends)
+
+
+def trains_in_two_dimensions() -> None:
+    """Tensor parallelism within pairs of ranks, FSDP2 over the pairs; in float64.
+
+    The end is that of one process to 1e-10: partial sums come in another order.
+    """
+    ends = []
+    for is_parallel in (False, True):
+        model = make_model(torch.float64)
+        if is_parallel:
+            grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+            # The first norm sees half of a batch: the gradients of its parameters are partial sums.
+            plan = {
+                "0": ColwiseParallel(output_layouts=Shard(0)),
+                "1": SequenceParallel(sequence_dim=0),
+                "2": PrepareModuleOutput(
+                    output_layouts=Shard(0), desired_output_layouts=Replicate()
+                ),
+                "3": RowwiseParallel(input_layouts=Replicate()),
+                "6": ColwiseParallel(output_layouts=Replicate()),
+            }
+            parallelize_module(model, grid["tensor"], plan)
+            fully_shard(model, mesh=grid["data"])
+        optimizer = fusedlr.AdamW(model.parameters(), lr=0.05)
+        train(model, optimizer, None, range(STEPS))
+        assert_is_compiled(optimizer)
+        assert_moved(model)
+        ends.append(everything(optimizer))
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def materializes() -> None:
+    """State before the first step, as DTensors; the step then gives the same as without."""
+    ends = []
+    for prepares in (False, True):
+        param = make_param(Shard(0), small_integers(0, 5, 3))
+        optimizer = fusedlr.AdamW([param], lr=0.1)
+        if prepares:
+            optimizer.materialize()
+            assert isinstance(optimizer.state[param]["exp_avg"], DTensor)
+        param.grad = gradient(small_integers(1, 5, 3), Shard(0))
+        optimizer.step()
         ends.append(everything(optimizer))
     assert_equal(*ends)
 
