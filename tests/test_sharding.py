@@ -23,6 +23,15 @@ def test_fsdp_on_the_kernels_of_a_device_gives_the_same_bits(case, ranks):
     ranks.run(2, *task, backend="walked")
 
 
+@pytest.mark.parametrize("world_size", [2, 4], ids=["alone", "with_fsdp"])
+def test_tensor_parallelism_ends_where_a_single_process_does(world_size, ranks):
+    ranks.run(world_size, ranks_do.trains_tensor_parallel)
+
+
+def test_materialize_creates_state_of_dtensors(ranks):
+    ranks.run(2, ranks_do.materializes)
+
+
 @each_world_size
 @each_optimizer
 def test_a_dtensor_takes_gradients_of_all_placements(case, world_size, ranks):
