@@ -77,21 +77,26 @@ def part_of_rank(whole: Tensor) -> Tensor:
 def groups_of(model: nn.Module) -> list[dict[str, Any]]:
     """Two groups: weights, and the rest with another lr, in a tensor."""
     params = list(model.parameters())
+    lr = torch.tensor(0.02, dtype=torch.float64)
     return [
         {"params": [param for param in params if param.dim() > 1]},
-        {"params": [param for param in params if param.dim() == 1], "lr": torch.tensor(0.02)},
+        {"params": [param for param in params if param.dim() == 1], "lr": lr},
     ]
 
 
 def train(
     model: nn.Module, optimizer: Any, scheduler: Any = None, steps: Iterable[int] = ()
 ) -> None:
+    """Makes these steps, which move all parameters."""
+    before = [whole(param) for param in model.parameters()]
     for step in steps:
         optimizer.zero_grad()
         model(batch(step, next(model.parameters()).dtype)).pow(2).sum().backward()
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
+    after = [whole(param) for param in model.parameters()]
+    assert not any(map(torch.equal, before, after))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -227,6 +232,7 @@ def materializes() -> None:
             assert isinstance(optimizer.state[param]["exp_avg"], DTensor)
         param.grad = gradient(small_integers(1, 5, 3), Shard(0))
         optimizer.step()
+        assert not torch.equal(whole(param), small_integers(0, 5, 3))
         ends.append(everything(optimizer))
     assert_equal(*ends)
 
@@ -320,6 +326,7 @@ def updates_dtensors(name: str, arguments: dict[str, Any]) -> None:
         for param, grad, local in zip(params, grads, before, strict=True):
             assert param.grad is grad
             assert grad is None or torch.equal(grad.to_local(), local)
+    assert not any(map(torch.equal, single, start))
     assert_equal(map(whole, params), single)
     assert_equal(plain, single)
     for param, alone in zip(params, single, strict=True):
@@ -353,6 +360,7 @@ def works_while_collectives_are_under_way() -> None:
         optimizer.step()
         expected.step()
     assert_is_compiled(optimizer)
+    assert not torch.equal(single, small_integers(0, 5, 3))
     assert_equal(map(whole, params), [single, single])
 
 
@@ -406,6 +414,7 @@ def refuses(spoil: Callable[[Any, Any], None], texts: tuple[str, ...]) -> None:
     for param in params:
         param.grad = gradient(torch.ones(4, 3), Shard(0))
     optimizer.step()
+    assert not torch.equal(whole(params[2]), torch.ones(4, 3))
     before = [
         *map(whole, params),
         *(whole(optimizer.state[params[0]][n]) for n in ("exp_avg", "step")),
@@ -474,6 +483,7 @@ def follows_a_local_tensor() -> None:
         ours.step()
         expected.step()
     assert_equal(old, copies)
+    assert not torch.equal(single, torch.ones(5, 3))
     assert_equal(everything(ours), everything(expected))
 
 
@@ -498,6 +508,7 @@ def follows_new_placements() -> None:
     expected.step()
     for one in (optimizer, expected):  # the gradient is still sharded
         one.step()
+    assert not torch.equal(whole(param), before)
     assert_equal(everything(optimizer), everything(expected))
 
 
