@@ -238,36 +238,36 @@ def materializes() -> None:
 
 
 def zero_redundancy(name: str, arguments: dict[str, Any]) -> None:
+    """ZeroRedundancyOptimizer under DDP; its state is saved, and loaded by another one."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
-    ends = []
-    for is_split in (False, True):
-        model = make_model()
+    def split_optimizer(model: nn.Module, **more: Any) -> Any:
+        own = {**arguments_of(arguments), **more}
         inner = getattr(fusedlr, name)
-        if is_split:
-            model = nn.parallel.DistributedDataParallel(model)
-            optimizer: Any = ZeroRedundancyOptimizer(
-                model.parameters(), optimizer_class=inner, **arguments_of(arguments)
-            )
-        else:
-            optimizer = inner(model.parameters(), **arguments_of(arguments))
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
-        train(model, optimizer, scheduler, range(STEPS))
-        if is_split:
-            optimizer.consolidate_state_dict(to=0)
-        ends.append(optimizer)
-    single, split = ends
+        return ZeroRedundancyOptimizer(model.parameters(), optimizer_class=inner, **own)
+
+    single_model, model = make_model(), nn.parallel.DistributedDataParallel(make_model())
+    single = getattr(fusedlr, name)(single_model.parameters(), **arguments_of(arguments))
+    split = split_optimizer(model)
+    for one, optimizer in ((single_model, single), (model, split)):
+        train(
+            one, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5), range(STEPS)
+        )
     assert_is_compiled(split.optim)
     assert len(split.optim.state) < len(single.state)
-    pairs = zip(single.param_groups[0]["params"], split.param_groups[0]["params"], strict=True)
-    assert all(torch.equal(*pair) for pair in pairs)
-    if dist.get_rank() != 0:
-        return
-    # A checkpoint of the whole, which the optimizer of one process loads.
-    saved, expected = split.state_dict(), single.state_dict()
-    for key, entries in expected["state"].items():
+    assert_equal(single_model.parameters(), model.parameters())
+
+    split.consolidate_state_dict(to=0)
+    saved = [split.state_dict() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(saved, src=0)
+    for key, entries in single.state_dict()["state"].items():
         for entry, value in entries.items():
-            assert torch.equal(saved["state"][key][entry], value), (key, entry)
+            assert torch.equal(saved[0]["state"][key][entry], value), (key, entry)
+    resumed = split_optimizer(model, parameters_as_bucket_view=True)
+    resumed.load_state_dict(saved[0])
+    for one, optimizer in ((single_model, single), (model, resumed)):
+        train(one, optimizer, None, range(STEPS, STEPS + 2))
+    assert_equal(single_model.parameters(), model.parameters())
 
 
 # ---------------------------------------------------------------------------- any DTensor
