@@ -225,14 +225,18 @@ def materializes() -> None:
     """State before the first step, as DTensors; the step then gives the same as without."""
     ends = []
     for prepares in (False, True):
-        param = make_param(Shard(0), small_integers(0, 5, 3))
-        optimizer = fusedlr.AdamW([param], lr=0.1)
+        params = [make_param(Shard(0), small_integers(seed, 5, 3)) for seed in range(3)]
+        optimizer = fusedlr.AdamW(params, lr=0.1)
+        # One has no gradient yet, and one lies elsewhere: that is no matter of this step.
+        params[1].grad = gradient(small_integers(4, 5, 3), Shard(0))
+        params[2].grad = gradient(small_integers(5, 5, 3), Partial())
         if prepares:
             optimizer.materialize()
-            assert isinstance(optimizer.state[param]["exp_avg"], DTensor)
-        param.grad = gradient(small_integers(1, 5, 3), Shard(0))
+            assert all(isinstance(optimizer.state[param]["exp_avg"], DTensor) for param in params)
+        params[0].grad = gradient(small_integers(3, 5, 3), Shard(0))
         optimizer.step()
-        assert not torch.equal(whole(param), small_integers(0, 5, 3))
+        for seed, param in enumerate(params):
+            assert not torch.equal(whole(param), small_integers(seed, 5, 3))
         ends.append(everything(optimizer))
     assert_equal(*ends)
 

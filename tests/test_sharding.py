@@ -28,8 +28,8 @@ def test_tensor_parallelism_ends_where_a_single_process_does(world_size, ranks):
     ranks.run(world_size, ranks_do.trains_tensor_parallel)
 
 
-def test_materialize_creates_state_of_dtensors(ranks):
-    ranks.run(2, ranks_do.materializes)
+def test_materialize_creates_state_of_dtensors(compiled_engine, ranks):
+    ranks.run(2, ranks_do.materializes, backend=compiled_engine)
 
 
 @each_world_size

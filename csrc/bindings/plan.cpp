@@ -504,7 +504,12 @@ Readiness Plan::gather_all_() {
     if (finding == Finding::stale) return Readiness::stale;
     findings_[index] = param.requires_grad() ? Finding::unusual_grad : Finding::no_grad;
   }
-  return activate_rows_(/*assumes_grads=*/true);
+  const Readiness readiness = activate_rows_(/*assumes_grads=*/true);
+  // What a redistributed gradient will look like; the collective itself is left to the step.
+  for (const size_t index : scattered_)
+    check_local_grad_(index, local(index, *tensors_[index].param));
+  scattered_.clear();
+  return readiness;
 }
 
 // Goes through what the step has found: checks unusual gradients, lists the rows that the step
