@@ -491,6 +491,20 @@ def follows_a_local_tensor() -> None:
     assert_equal(everything(ours), everything(expected))
 
 
+def follows_another_dtype() -> None:
+    """The local tensor is replaced by one of another dtype; the state stays as it is."""
+    param = make_param(Shard(0), torch.ones(4, 3))
+    optimizer = fusedlr.AdamW([param], lr=0.1)
+    for dtype in (torch.float32, torch.float64):
+        param._local_tensor = param._local_tensor.to(dtype)
+        param.grad = gradient(torch.ones(4, 3), Shard(0))
+        before = param._local_tensor.clone()
+        optimizer.step()
+        assert param._local_tensor.dtype == dtype
+        assert not torch.equal(param._local_tensor, before)
+        assert optimizer.state[param]["exp_avg"]._local_tensor.dtype == torch.float32
+
+
 def follows_new_placements() -> None:
     """A parameter that is placed otherwise by hand has to get its state placed so, too."""
     param = make_param(Shard(0), torch.ones(4, 3))

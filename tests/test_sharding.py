@@ -58,6 +58,7 @@ def test_parameters_that_move_to_other_memory_are_followed(ranks):
 
 def test_local_tensors_that_are_replaced_are_followed(ranks):
     ranks.run(2, ranks_do.follows_a_local_tensor)
+    ranks.run(2, ranks_do.follows_another_dtype)
 
 
 def test_new_placements_are_noticed(ranks):

@@ -117,8 +117,11 @@ void Plan::clear_() {
 void Plan::add_sharding_(size_t index, PyObject* param) {
   TensorRecord& record = tensors_[index];
   slots_ = DTensorSlots(Py_TYPE(param));
-  if (slots_.local_of(param) == nullptr) {
-    fail("the local tensor of ", name_of(index), " is no plain tensor");
+  const at::Tensor* shard = slots_.local_of(param);
+  if (shard == nullptr) fail("the local tensor of ", name_of(index), " is no plain tensor");
+  if (shard->device() != place_) {
+    fail("the local tensor of ", name_of(index), " is on ", shard->device(), ", the DTensor on ",
+         place_, "; move the model with its to()");
   }
   shardings_.resize(index + 1);
   const auto spec = py::reinterpret_borrow<py::object>(slots_.spec_of(param));
@@ -164,9 +167,7 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     if (!THPVariable_Check(item)) throw py::type_error("a parameter must be a tensor");
     TensorRecord record;
     record.param = &THPVariable_Unpack(item);
-    record.param_type = record.state_type = record.param->dtype();
     record.position = position;
-    record.reals_per_element = record.param->is_complex() ? 2 : 1;
     TensorRow row;
     row.group = group;
     record.has_state = rule_facts()[tables_.rules[group]].states == 0;
@@ -174,11 +175,14 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     findings_.push_back(Finding::no_grad);
     tables_.tensors.push_back(row);
     const size_t index = tensors_.size() - 1;
-    if (!find_storage(record.param->scalar_type(), tables_.tensors[index].param_dtype)) {
-      fail(name_of(index), " has dtype ", record.param_type, ", which this engine cannot update");
-    }
     if (is_wrapper(*record.param)) add_sharding_(index, item);
     const at::Tensor& param = local(index, *record.param);
+    if (!find_storage(param.scalar_type(), tables_.tensors[index].param_dtype)) {
+      fail(name_of(index), " has dtype ", param.dtype(), ", which this engine cannot update");
+    }
+    TensorRecord& added = tensors_[index];
+    added.param_type = added.state_type = param.dtype();
+    added.reals_per_element = param.is_complex() ? 2 : 1;
     tables_.tensors[index].numel = num_reals(param);
     check_overlap(param, index);
   }
@@ -281,6 +285,15 @@ bool Plan::is_placed_as_param_(size_t index, const at::Tensor& grad) {
   return true;
 }
 
+void Plan::check_dtype_(size_t index, const at::Tensor& grad, const at::Tensor& param) {
+  if (grad.is_complex() == param.is_complex() &&
+      find_storage(grad.scalar_type(), tables_.tensors[index].grad_dtype)) {
+    return;
+  }
+  fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(), ", the parameter ",
+       param.dtype(), "; cast the gradient to a floating dtype");
+}
+
 // Checks a gradient against its parameter, and finds how to walk them together.
 void Plan::check_grad_(size_t index, const at::Tensor& grad) {
   const TensorRecord& record = tensors_[index];
@@ -295,11 +308,7 @@ void Plan::check_grad_(size_t index, const at::Tensor& grad) {
     fail("the gradient of ", name_of(index), " has shape ", grad.sizes(), ", the parameter ",
          record.param->sizes(), "; set .grad = None after the parameter has changed its shape");
   }
-  if (grad.is_complex() != record.param->is_complex() ||
-      !find_storage(grad.scalar_type(), tables_.tensors[index].grad_dtype)) {
-    fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(), ", the parameter ",
-         record.param_type, "; cast the gradient to a floating dtype");
-  }
+  check_dtype_(index, grad, *record.param);
   if (!record.is_sharded && !is_wrapper(grad)) {
     check_local_grad_(index, grad);
     return;
@@ -340,10 +349,11 @@ void Plan::check_class(size_t index, const at::Tensor& grad) const {
 void Plan::collect_grads_() {
   for (const size_t index : scattered_) {
     const at::Tensor& grad = tensors_[index].param->unsafeGetTensorImpl()->grad();
-    held_grads_.push_back(tensors_[index].is_sharded
-                              ? redistributed(grad, shardings_[index].param_spec.ptr())
-                              : waited_for(grad));
-    check_local_grad_(index, held_grads_.back());
+    const at::Tensor collected = tensors_[index].is_sharded
+                                     ? redistributed(grad, shardings_[index].param_spec.ptr())
+                                     : waited_for(grad);
+    held_grads_.push_back(collected);
+    check_local_grad_(index, collected);
     tensors_[index].grad_keys = c10::DispatchKeySet();
   }
   scattered_.clear();
@@ -359,6 +369,7 @@ void Plan::check_local_grad_(size_t index, const at::Tensor& grad) {
          grad.device(), ", the parameter one of ", param.sizes(), " on ", param.device(),
          "; set .grad = None after the parameter was sharded anew");
   }
+  check_dtype_(index, grad, param);
   const at::Tensor* readable = &grad;
   if (grad.is_conj() || grad.is_neg()) {
     held_grads_.push_back(grad.resolve_conj().resolve_neg());

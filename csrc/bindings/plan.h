@@ -136,6 +136,7 @@ class Plan {
   bool lists_have_changed() const;
   void check_grad_(size_t index, const at::Tensor& grad);
   void check_local_grad_(size_t index, const at::Tensor& grad);
+  void check_dtype_(size_t index, const at::Tensor& grad, const at::Tensor& param);
   void check_class(size_t index, const at::Tensor& grad) const;
   void check_placement(size_t index, size_t number, const at::Tensor& buffer) const;
   bool is_placed_as_param_(size_t index, const at::Tensor& grad);
