@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -170,15 +171,35 @@ def _description(engine: str) -> str:
 
 def can_update(param: Tensor, backend: str | None = None) -> bool:
     """Whether a compiled engine can update this parameter."""
+    if engine_for(param.device.type, backend)[0] == "torch":
+        return False
+    local = _local_tensor(param)
     return (
-        engine_for(param.device.type, backend)[0] != "torch"
-        and param.layout == torch.strided
-        and param.dtype in _ENGINE_DTYPES
-        # A subclass with a dispatch of its own (DTensor, quantized tensors) hides its storage.
-        and type(param).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and not param.is_conj()
-        and not param.is_neg()
+        local is not None
+        and local.layout == torch.strided
+        and local.dtype in _ENGINE_DTYPES
+        and not local.is_conj()
+        and not local.is_neg()
     )
+
+
+def _local_tensor(param: Tensor) -> Tensor | None:
+    """What an engine can see of a parameter: itself, or the part of a DTensor that is here.
+
+    Other subclasses with a dispatch of their own (quantized tensors, say) hide their storage.
+    """
+    if type(param).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return param
+    if type(param) is not dtensor_class() or not extension.has_shard_slots(type(param)):
+        return None
+    local: Tensor = param._local_tensor  # type: ignore[attr-defined]
+    return local if type(local) in (Tensor, torch.nn.Parameter) else None
+
+
+def dtensor_class() -> type[Tensor] | None:
+    """DTensor, if anybody has imported it: that takes a while, so it is not done here."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return getattr(module, "DTensor", None)
 
 
 def moves_numbers(backend: str | None = None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -82,3 +83,13 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """The engines that serve CPU tensors: a test that takes this runs on each of them."""
     monkeypatch.setenv("FUSEDLR_BACKEND", request.param)
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Any]:
+    """Processes that train together; see ``rank_processes``."""
+    from rank_processes import RankProcesses
+
+    processes = RankProcesses()
+    yield processes
+    processes.stop()

@@ -6,6 +6,7 @@
 
 #include "bindings/device.h"
 #include "bindings/device_table.h"
+#include "bindings/dtensor.h"
 #include "bindings/expression.h"
 #include "bindings/host_graph.h"
 #include "bindings/kernel_layouts.h"
@@ -36,6 +37,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fusedlr::bind_expression(module);
   fusedlr::bind_device_table(module);
   fusedlr::bind_plan(module);
+  fusedlr::bind_dtensor(module);
   fusedlr::bind_live_tensors(module);
   fusedlr::bind_step_clock(module);
   fusedlr::bind_scheduler_node(module);

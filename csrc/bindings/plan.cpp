@@ -97,6 +97,10 @@ void Plan::watch_(py::list list) {
 int Plan::traverse(visitproc visit, void* arg) const {
   for (const WatchedList& watched : watched_) Py_VISIT(watched.list.ptr());
   for (const py::object& item : watched_items_) Py_VISIT(item.ptr());
+  for (const Sharding& sharding : shardings_) {
+    Py_VISIT(sharding.param_spec.ptr());
+    Py_VISIT(sharding.grad_spec.ptr());
+  }
   return 0;
 }
 
@@ -106,6 +110,52 @@ void Plan::clear_() {
   // Emptied before anything is released, which may run code that looks at this plan.
   const std::vector<WatchedList> lists = std::exchange(watched_, {});
   const std::vector<py::object> items = std::exchange(watched_items_, {});
+  const std::vector<Sharding> shardings = std::exchange(shardings_, {});
+}
+
+// Remembers that the parameter of row `index`, the last one, is a DTensor.
+void Plan::add_sharding_(size_t index, PyObject* param) {
+  TensorRecord& record = tensors_[index];
+  slots_ = DTensorSlots(Py_TYPE(param));
+  const at::Tensor* shard = slots_.local_of(param);
+  if (shard == nullptr) fail("the local tensor of ", name_of(index), " is no plain tensor");
+  if (shard->device() != place_) {
+    fail("the local tensor of ", name_of(index), " is on ", shard->device(), ", the DTensor on ",
+         place_, "; move the model with its to()");
+  }
+  shardings_.resize(index + 1);
+  const auto spec = py::reinterpret_borrow<py::object>(slots_.spec_of(param));
+  shardings_[index] = {param, spec, spec};
+  record.is_sharded = true;
+}
+
+// What engines see of a parameter or a state tensor of row `index` that was looked at.
+const at::Tensor& Plan::local(size_t index, const at::Tensor& tensor) const {
+  if (!tensors_[index].is_sharded) return tensor;
+  return *slots_.local_of(slots_.object_of(*tensor.unsafeGetTensorImpl()));
+}
+
+// State has to lie where its parameter lies.
+void Plan::check_placement(size_t index, size_t number, const at::Tensor& buffer) const {
+  const bool is_sharded = tensors_[index].is_sharded;
+  if (is_wrapper(buffer) != is_sharded) {
+    fail("state tensor ", number, " of ", name_of(index), is_sharded ? " is no" : " is a",
+         " DTensor, unlike the parameter; load the state with "
+         "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, or delete it from "
+         "optimizer.state");
+  }
+  if (!is_sharded) return;
+  PyObject* object = slots_.object_of(*buffer.unsafeGetTensorImpl());
+  if (object == nullptr || slots_.local_of(object) == nullptr) {
+    fail("state tensor ", number, " of ", name_of(index), " has no plain local tensor");
+  }
+  PyObject* spec = slots_.spec_of(object);
+  PyObject* param_spec = shardings_[index].param_spec.ptr();
+  if (!is_placed_alike(spec, param_spec)) {
+    fail("state tensor ", number, " of ", name_of(index), " has ", describe_spec(spec),
+         ", the parameter ", describe_spec(param_spec),
+         "; redistribute() it, or delete it from optimizer.state");
+  }
 }
 
 void Plan::add_params_(int32_t group, const std::string& rule, const py::list& params,
@@ -117,22 +167,26 @@ void Plan::add_params_(int32_t group, const std::string& rule, const py::list& p
     if (!THPVariable_Check(item)) throw py::type_error("a parameter must be a tensor");
     TensorRecord record;
     record.param = &THPVariable_Unpack(item);
-    record.param_type = record.state_type = record.param->dtype();
     record.position = position;
-    record.reals_per_element = record.param->is_complex() ? 2 : 1;
     TensorRow row;
     row.group = group;
-    row.numel = num_reals(*record.param);
     record.has_state = rule_facts()[tables_.rules[group]].states == 0;
     tensors_.push_back(record);
     findings_.push_back(Finding::no_grad);
     tables_.tensors.push_back(row);
     const size_t index = tensors_.size() - 1;
-    if (!find_storage(record.param->scalar_type(), tables_.tensors[index].param_dtype)) {
-      fail(name_of(index), " has dtype ", record.param_type, ", which this engine cannot update");
+    if (is_wrapper(*record.param)) add_sharding_(index, item);
+    const at::Tensor& param = local(index, *record.param);
+    if (!find_storage(param.scalar_type(), tables_.tensors[index].param_dtype)) {
+      fail(name_of(index), " has dtype ", param.dtype(), ", which this engine cannot update");
     }
-    check_overlap(*record.param, index);
+    TensorRecord& added = tensors_[index];
+    added.param_type = added.state_type = param.dtype();
+    added.reals_per_element = param.is_complex() ? 2 : 1;
+    tables_.tensors[index].numel = num_reals(param);
+    check_overlap(param, index);
   }
+  if (!shardings_.empty()) shardings_.resize(tensors_.size());
 }
 
 void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
@@ -143,23 +197,25 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
   if (static_cast<int>(state.size()) != rule.states || step.has_value() != rule.counts_steps) {
     fail(name_of(index), ": rule ", rule.name, " needs ", rule.states, " state tensors");
   }
+  const at::Tensor& param = local(index, *record.param);
   for (size_t i = 0; i < state.size(); ++i) {
-    const at::Tensor& buffer = state[i];
-    if (buffer.sizes() != record.param->sizes() || buffer.device() != record.param->device() ||
-        buffer.layout() != at::kStrided || buffer.is_complex() != record.param->is_complex() ||
+    check_placement(index, i, state[i]);
+    const at::Tensor& buffer = local(index, state[i]);
+    if (buffer.sizes() != param.sizes() || buffer.device() != param.device() ||
+        buffer.layout() != at::kStrided || buffer.is_complex() != param.is_complex() ||
         buffer.scalar_type() != state[0].scalar_type() ||
         !find_storage(buffer.scalar_type(), row.state_dtype)) {
       fail("state tensor ", i, " of ", name_of(index), " has shape ", buffer.sizes(), ", dtype ",
            buffer.scalar_type(), " on ", buffer.device(),
-           ", which does not fit the parameter (shape ", record.param->sizes(), ", dtype ",
-           record.param_type, " on ", record.param->device(),
+           ", which does not fit the parameter (shape ", param.sizes(), ", dtype ",
+           record.param_type, " on ", param.device(),
            "); load or build state for this parameter, or delete it from optimizer.state");
     }
     if (at::has_internal_overlap(buffer) == at::MemOverlap::Yes) {
       fail("state tensor ", i, " of ", name_of(index),
            " has elements that share memory; clone() it");
     }
-    record.state[i] = buffer;
+    record.state[i] = state[i];
     record.state_type = buffer.dtype();
   }
   record.num_states = static_cast<int8_t>(state.size());
@@ -185,17 +241,17 @@ std::vector<std::tuple<int64_t, int32_t, int32_t>> Plan::missing() const {
 
 int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
   const TensorRecord& record = tensors_[index];
-  bool all_contiguous = record.param->is_contiguous() && grad.is_contiguous();
-  for (const at::Tensor& buffer : record.state) {
-    if (!buffer.defined()) break;
-    all_contiguous = all_contiguous && buffer.is_contiguous();
+  const at::Tensor& param = local(index, *record.param);
+  bool all_contiguous = param.is_contiguous() && grad.is_contiguous();
+  for (int i = 0; i < record.num_states; ++i) {
+    all_contiguous = all_contiguous && local(index, record.state[i]).is_contiguous();
   }
   if (all_contiguous) return -1;
 
-  std::vector<at::Tensor> operands{*record.param, grad};
-  operands.insert(operands.end(), record.state.begin(), record.state.end());
+  std::vector<at::Tensor> operands{param, grad};
+  for (int i = 0; i < record.num_states; ++i) operands.push_back(local(index, record.state[i]));
   // The key of the cache: the sizes, then the strides of each operand.
-  std::vector<int64_t> strides(record.param->sizes().begin(), record.param->sizes().end());
+  std::vector<int64_t> strides(param.sizes().begin(), param.sizes().end());
   for (const at::Tensor& operand : operands) {
     if (operand.defined()) {
       strides.insert(strides.end(), operand.strides().begin(), operand.strides().end());
@@ -203,7 +259,7 @@ int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
   }
   CachedLayout& cached = cached_layouts_[index];
   if (cached.strides != strides) {
-    check_overlap(*record.param, index);
+    check_overlap(param, index);
     auto layout = strided_layout(operands);
     cached.in_order = !layout.has_value();
     if (layout.has_value()) {
@@ -218,10 +274,29 @@ int32_t Plan::find_layout_(size_t index, const at::Tensor& grad) {
   return cached.in_order ? -1 : cached.place;
 }
 
+// Whether the gradient of a DTensor lies in this process where its parameter lies.
+bool Plan::is_placed_as_param_(size_t index, const at::Tensor& grad) {
+  Sharding& sharding = shardings_[index];
+  PyObject* object = slots_.object_of(*grad.unsafeGetTensorImpl());
+  if (slots_.local_of(object) == nullptr) return false;  // it is still under way
+  PyObject* spec = slots_.spec_of(object);
+  if (!is_placed_alike(spec, sharding.param_spec.ptr())) return false;
+  sharding.grad_spec = py::reinterpret_borrow<py::object>(spec);
+  return true;
+}
+
+void Plan::check_dtype_(size_t index, const at::Tensor& grad, const at::Tensor& param) {
+  if (grad.is_complex() == param.is_complex() &&
+      find_storage(grad.scalar_type(), tables_.tensors[index].grad_dtype)) {
+    return;
+  }
+  fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(), ", the parameter ",
+       param.dtype(), "; cast the gradient to a floating dtype");
+}
+
 // Checks a gradient against its parameter, and finds how to walk them together.
 void Plan::check_grad_(size_t index, const at::Tensor& grad) {
-  TensorRecord& record = tensors_[index];
-  TensorRow& row = tables_.tensors[index];
+  const TensorRecord& record = tensors_[index];
   if (grad.layout() != at::kStrided) {
     fail(sparse_error_, " (", name_of(index), " has a gradient of layout ", grad.layout(), ")");
   }
@@ -233,11 +308,68 @@ void Plan::check_grad_(size_t index, const at::Tensor& grad) {
     fail("the gradient of ", name_of(index), " has shape ", grad.sizes(), ", the parameter ",
          record.param->sizes(), "; set .grad = None after the parameter has changed its shape");
   }
-  if (grad.is_complex() != record.param->is_complex() ||
-      !find_storage(grad.scalar_type(), row.grad_dtype)) {
-    fail("the gradient of ", name_of(index), " has dtype ", grad.scalar_type(), ", the parameter ",
-         record.param_type, "; cast the gradient to a floating dtype");
+  check_dtype_(index, grad, *record.param);
+  if (!record.is_sharded && !is_wrapper(grad)) {
+    check_local_grad_(index, grad);
+    return;
   }
+  check_class(index, grad);
+  if (record.is_sharded && is_placed_as_param_(index, grad)) {
+    check_local_grad_(index, local(index, grad));
+  } else {
+    scattered_.push_back(index);
+  }
+}
+
+// A gradient that hides its elements has to be a DTensor like its parameter, or the result of a
+// collective operation that is under way.
+void Plan::check_class(size_t index, const at::Tensor& grad) const {
+  const TensorRecord& record = tensors_[index];
+  if (!record.is_sharded) {
+    if (can_be_waited_for(grad)) return;
+    fail("the gradient of ", name_of(index), " is a ", class_name(grad),
+         ", the parameter a plain tensor; make the parameter a DTensor, too "
+         "(torch.distributed.tensor.distribute_tensor), or the gradient a plain tensor (to_local, "
+         "full_tensor)");
+  }
+  PyObject* object = slots_.object_of(*grad.unsafeGetTensorImpl());
+  if (object == nullptr) {
+    fail("the gradient of ", name_of(index), " is a ", class_name(grad),
+         ", the parameter a DTensor; "
+         "make the gradient a DTensor, too (torch.distributed.tensor.distribute_tensor)");
+  }
+  PyObject* spec = slots_.spec_of(object);
+  PyObject* param_spec = shardings_[index].param_spec.ptr();
+  if (!is_on_same_mesh(spec, param_spec)) {
+    fail("the gradient of ", name_of(index), " has ", describe_spec(spec), ", the parameter ",
+         describe_spec(param_spec), "; bring the gradient to the mesh of the parameter");
+  }
+}
+
+void Plan::collect_grads_() {
+  for (const size_t index : scattered_) {
+    const at::Tensor& grad = tensors_[index].param->unsafeGetTensorImpl()->grad();
+    const at::Tensor collected = tensors_[index].is_sharded
+                                     ? redistributed(grad, shardings_[index].param_spec.ptr())
+                                     : waited_for(grad);
+    held_grads_.push_back(collected);
+    check_local_grad_(index, collected);
+    tensors_[index].grad_keys = c10::DispatchKeySet();
+  }
+  scattered_.clear();
+}
+
+// The same for what engines see of a gradient.
+void Plan::check_local_grad_(size_t index, const at::Tensor& grad) {
+  TensorRecord& record = tensors_[index];
+  TensorRow& row = tables_.tensors[index];
+  const at::Tensor& param = local(index, *record.param);
+  if (grad.sizes() != param.sizes() || grad.device() != param.device()) {
+    fail("the gradient of ", name_of(index), " has a local tensor of shape ", grad.sizes(), " on ",
+         grad.device(), ", the parameter one of ", param.sizes(), " on ", param.device(),
+         "; set .grad = None after the parameter was sharded anew");
+  }
+  check_dtype_(index, grad, param);
   const at::Tensor* readable = &grad;
   if (grad.is_conj() || grad.is_neg()) {
     held_grads_.push_back(grad.resolve_conj().resolve_neg());
@@ -259,31 +391,52 @@ inline void Plan::prefetch_row(size_t index) const {
   prefetch(*record.step.unsafeGetTensorImpl());
 }
 
+// The local tensor of a DTensor, or null.
+inline const c10::TensorImpl* Plan::local_shard(const c10::TensorImpl& dtensor) const {
+  PyObject* object = slots_.object_of(dtensor);
+  const at::Tensor* shard = object == nullptr ? nullptr : slots_.local_of(object);
+  return shard == nullptr ? nullptr : shard->unsafeGetTensorImpl();
+}
+
 // What this step finds in a row. Touches this row only, and no reference counts: rows can be looked
 // at in parallel. Flattened, because torch's accessors are a few instructions each, and 30 calls of
 // them take as long as what they read.
-[[gnu::flatten]] Plan::Finding Plan::look_at_(size_t index, bool needs_grad) {
+template <bool is_sharded>
+[[gnu::flatten]] Plan::Finding Plan::look_at_row_(size_t index, bool needs_grad) {
   if (index + kPrefetchDistance < tensors_.size()) prefetch_row(index + kPrefetchDistance);
   const TensorRecord& record = tensors_[index];
-  const c10::TensorImpl& param = *record.param->unsafeGetTensorImpl();
-  const c10::TensorImpl* grad = grad_of(param);
+  const c10::TensorImpl* param = record.param->unsafeGetTensorImpl();
+  const c10::TensorImpl* grad = grad_of(*param);
   if (grad == nullptr && needs_grad) return Finding::no_grad;
+  if constexpr (is_sharded) {
+    const Sharding& sharding = shardings_[index];
+    if (slots_.spec_of(sharding.param) != sharding.param_spec.ptr()) return Finding::stale;
+    param = local_shard(*param);
+    if (param == nullptr) return Finding::stale;
+    if (grad != nullptr) {
+      PyObject* object = slots_.object_of(*grad);
+      const bool is_placed_as_last_grad =
+          object != nullptr && slots_.spec_of(object) == sharding.grad_spec.ptr();
+      grad = is_placed_as_last_grad ? local_shard(*grad) : nullptr;
+    }
+  }
   TensorRow& row = tables_.tensors[index];
-  if (param.dtype() != record.param_type || param.device() != place_ ||
-      param.numel() * record.reals_per_element != row.numel) {
+  if (param->dtype() != record.param_type || param->device() != place_ ||
+      param->numel() * record.reals_per_element != row.numel) {
     return Finding::stale;
   }
-  row.data[kParam] = data_of(param);
-  const c10::IntArrayRef sizes = param.sizes();
-  bool all_contiguous = param.is_contiguous();
+  row.data[kParam] = data_of(*param);
+  const c10::IntArrayRef sizes = param->sizes();
+  bool all_contiguous = param->is_contiguous();
   for (int i = 0; i < record.num_states; ++i) {
-    const c10::TensorImpl& buffer = *record.state[i].unsafeGetTensorImpl();
-    if (buffer.dtype() != record.state_type || buffer.device() != place_ ||
-        !has_sizes(buffer, sizes)) {
+    const c10::TensorImpl* buffer = record.state[i].unsafeGetTensorImpl();
+    if constexpr (is_sharded) buffer = local_shard(*buffer);
+    if (buffer == nullptr || buffer->dtype() != record.state_type || buffer->device() != place_ ||
+        !has_sizes(*buffer, sizes)) {
       return Finding::stale;
     }
-    row.data[kFirstState + i] = data_of(buffer);
-    all_contiguous &= buffer.is_contiguous();
+    row.data[kFirstState + i] = data_of(*buffer);
+    all_contiguous &= buffer->is_contiguous();
   }
   if (record.step.defined()) {
     const c10::TensorImpl& step = *record.step.unsafeGetTensorImpl();
@@ -301,6 +454,11 @@ inline void Plan::prefetch_row(size_t index) const {
   // Engines only read through this pointer; the table has one type for all operands.
   row.data[kGrad] = const_cast<void*>(const_data_of(*grad));
   return record.has_state ? Finding::plain_grad : Finding::needs_state;
+}
+
+inline Plan::Finding Plan::look_at_(size_t index, bool needs_grad) {
+  return tensors_[index].is_sharded ? look_at_row_<true>(index, needs_grad)
+                                    : look_at_row_<false>(index, needs_grad);
 }
 
 bool Plan::has_changed(const WatchedList& watched) const {
@@ -357,7 +515,12 @@ Readiness Plan::gather_all_() {
     if (finding == Finding::stale) return Readiness::stale;
     findings_[index] = param.requires_grad() ? Finding::unusual_grad : Finding::no_grad;
   }
-  return activate_rows_(/*assumes_grads=*/true);
+  const Readiness readiness = activate_rows_(/*assumes_grads=*/true);
+  // What a redistributed gradient will look like; the collective itself is left to the step.
+  for (const size_t index : scattered_)
+    check_local_grad_(index, local(index, *tensors_[index].param));
+  scattered_.clear();
+  return readiness;
 }
 
 // Goes through what the step has found: checks unusual gradients, lists the rows that the step
@@ -365,6 +528,7 @@ Readiness Plan::gather_all_() {
 Readiness Plan::activate_rows_(bool assumes_grads) {
   missing_.clear();
   held_grads_.clear();
+  scattered_.clear();
   std::vector<int32_t>& active = tables_.active;
   size_t num_active = 0;
   for (size_t index = 0; index < tensors_.size(); ++index) {
@@ -395,11 +559,15 @@ Readiness Plan::activate_rows_(bool assumes_grads) {
   return missing_.empty() ? Readiness::ready : Readiness::needs_state;
 }
 
+inline void Plan::bump_version(size_t index) const {
+  const TensorRecord& record = tensors_[index];
+  record.param->unsafeGetTensorImpl()->bump_version();
+  if (record.is_sharded) local(index, *record.param).unsafeGetTensorImpl()->bump_version();
+}
+
 void Plan::run_on_device_(bool begins, bool ends) {
   device_plan_->run_(tables_, begins, ends);
-  for (const int32_t index : tables_.active) {
-    tensors_[index].param->unsafeGetTensorImpl()->bump_version();
-  }
+  for (const int32_t index : tables_.active) bump_version(index);
   held_grads_.clear();
 }
 
@@ -412,9 +580,7 @@ void Plan::run_() {
     cpu::update_(tables_, first, last);
     // Autograd must notice that a tensor which it saved for backward has changed.
     const auto [begin, end] = cpu::tensors_that_begin_in(tables_, first, last);
-    for (size_t k = begin; k < end; ++k) {
-      tensors_[tables_.active[k]].param->unsafeGetTensorImpl()->bump_version();
-    }
+    for (size_t k = begin; k < end; ++k) bump_version(tables_.active[k]);
   });
   held_grads_.clear();
 }
@@ -424,7 +590,7 @@ int64_t Plan::table_bytes() const {
   const size_t total = bytes(tables_.tensors) + bytes(tables_.rules) + bytes(tables_.active) +
                        bytes(tables_.chunk_begin) + bytes(tables_.task_begin) +
                        bytes(tables_.without_own_task) + bytes(tensors_) + bytes(findings_) +
-                       bytes(watched_) + bytes(watched_items_) +
+                       bytes(watched_) + bytes(watched_items_) + bytes(shardings_) +
                        (device_plan_ == nullptr ? 0 : device_plan_->table_bytes());
   return static_cast<int64_t>(total);
 }
@@ -461,6 +627,7 @@ const char* gather_(const std::vector<Plan*>& plans, Readiness (Plan::*gather)()
 // moves, schedules and clock included. Returns what is in the way of the step, or nothing.
 const char* step_(const std::vector<Plan*>& plans, StepClock& clock) {
   if (const char* obstacle = gather_(plans, &Plan::gather_)) return obstacle;
+  for (Plan* plan : plans) plan->collect_grads_();
   for (Plan* plan : plans) {
     if (plan->table() != nullptr) plan->prepare_device_();
   }
@@ -483,6 +650,7 @@ const char* step_(const std::vector<Plan*>& plans, StepClock& clock) {
 // come first; other devices take over its numbers.
 const char* step_on_device_(const std::vector<Plan*>& plans, DeviceTable& clock) {
   if (const char* obstacle = gather_(plans, &Plan::gather_)) return obstacle;
+  for (Plan* plan : plans) plan->collect_grads_();
   for (Plan* plan : plans) plan->prepare_device_();
   clock.flush_();
   const auto is_elsewhere = [&](const Plan* plan) { return plan->table().get() != &clock; };

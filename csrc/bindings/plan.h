@@ -13,6 +13,7 @@
 
 #include "bindings/device_plan.h"
 #include "bindings/device_table.h"
+#include "bindings/dtensor.h"
 #include "engine/plan_tables.h"
 
 namespace fusedlr {
@@ -45,6 +46,9 @@ class Plan {
   // Reads this step's gradients and checks everything that the step will touch. Throws on a bad
   // gradient.
   Readiness gather_();
+  // Brings the gradients of DTensors that lie otherwise than their parameters to where those lie: a
+  // collective operation, to be made once all plans are ready.
+  void collect_grads_();
   // The rows that need state, as (row, group, position in group["params"]).
   std::vector<std::tuple<int64_t, int32_t, int32_t>> missing() const;
 
@@ -92,6 +96,17 @@ class Plan {
     int8_t num_states = 0;     // how many of `state` are set
     int8_t reals_per_element;  // 2 if complex
     bool has_state;            // all that its rule needs
+    bool is_sharded = false;   // a DTensor, and so is its state: see shardings_
+  };
+
+  // What the bindings remember besides of a row whose parameter is a DTensor. The engines walk the
+  // local tensors, which are looked up in every step.
+  struct Sharding {
+    PyObject* param = nullptr;  // kept alive by a watched list
+    py::object param_spec;      // replaced: the plan is stale
+    // Of the last gradient that was found to be placed as the parameter. Gradients of one
+    // parameter usually share their spec.
+    py::object grad_spec;
   };
 
   // A list that has held watched_items_[first, first + size) since it is watched.
@@ -115,9 +130,20 @@ class Plan {
   bool has_changed(const WatchedList& watched) const;
   void prefetch_row(size_t index) const;
   Finding look_at_(size_t index, bool needs_grad);
+  template <bool is_sharded>
+  Finding look_at_row_(size_t index, bool needs_grad);
   Readiness activate_rows_(bool assumes_grads);
   bool lists_have_changed() const;
   void check_grad_(size_t index, const at::Tensor& grad);
+  void check_local_grad_(size_t index, const at::Tensor& grad);
+  void check_dtype_(size_t index, const at::Tensor& grad, const at::Tensor& param);
+  void check_class(size_t index, const at::Tensor& grad) const;
+  void check_placement(size_t index, size_t number, const at::Tensor& buffer) const;
+  bool is_placed_as_param_(size_t index, const at::Tensor& grad);
+  void add_sharding_(size_t index, PyObject* param);
+  const at::Tensor& local(size_t index, const at::Tensor& tensor) const;
+  const c10::TensorImpl* local_shard(const c10::TensorImpl& dtensor) const;
+  void bump_version(size_t index) const;
   int32_t find_layout_(size_t index, const at::Tensor& grad);
   void check_overlap(const at::Tensor& param, size_t index) const;
   std::string name_of(size_t index) const;
@@ -129,6 +155,9 @@ class Plan {
   std::unique_ptr<DevicePlan> device_plan_;
   PlanTables tables_;
   std::vector<TensorRecord> tensors_;
+  DTensorSlots slots_;
+  std::vector<Sharding> shardings_;  // of all rows, if there is a DTensor
+  std::vector<size_t> scattered_;    // rows of this step for collect_grads_
   std::vector<Finding> findings_;
   std::vector<WatchedList> watched_;
   std::vector<py::object> watched_items_;  // of all lists, one list after the other

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedlr import _backend
 from fusedlr.optim.group_table import GroupTable
 from fusedlr.optim.revision import OptimizerState, ParamState
 from fusedlr.schedules import Schedule
@@ -128,6 +129,29 @@ def check(table: GroupTable, saved_groups: list[dict[str, Any]], saved_state: An
             raise TypeError(
                 f"'step' of parameter {key} in the loaded state dict must be a number or a "
                 f"1-element tensor, but is {step!r}"
+            )
+
+
+def check_sharding(saved_state: Any, params: Mapping[Any, Tensor]) -> None:
+    """Raises ValueError if a tensor of a checkpoint is a DTensor and its parameter is not.
+
+    Or the other way round: one process alone cannot bring the one to the other.
+    """
+    dtensor = _backend.dtensor_class()
+    if dtensor is None:
+        return
+    for key in params.keys() & saved_state.keys():
+        is_sharded = isinstance(params[key], dtensor)
+        for name, value in saved_state[key].items():
+            per_element = isinstance(value, Tensor) and value.shape == params[key].shape
+            if name == "step" or not per_element or isinstance(value, dtensor) == is_sharded:
+                continue
+            kinds = ("no DTensor", "one") if is_sharded else ("a DTensor", "none")
+            raise ValueError(
+                f"{name!r} of parameter {key} in the loaded state dict is {kinds[0]}, but the "
+                f"parameter is {kinds[1]}; load it with "
+                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict "
+                "(StateDictOptions(full_state_dict=True) for the state of whole tensors)"
             )
 
 

@@ -500,6 +500,7 @@ class FusedOptimizer(Optimizer):
         saved_groups = state_dict["param_groups"]
         params = checkpoint.match_params(self._param_groups, saved_groups)
         checkpoint.check(self._table, saved_groups, state_dict["state"])
+        checkpoint.check_sharding(state_dict["state"], params)
         checkpoint.warn_of_ending_schedules(self._param_groups, saved_groups)
         completed = checkpoint.completed_steps(saved_groups)
         if completed is not None:

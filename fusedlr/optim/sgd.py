@@ -26,7 +26,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
 
     Args:
         params: parameters, named parameters, or dicts of param groups. Any strided layout;
-            float64, float32, bfloat16, float16, or complex (updated as pairs of reals).
+            float64, float32, bfloat16, float16, or complex (updated as pairs of reals). DTensors
+            (of FSDP2, say) are updated where they lie; their state is DTensors, too.
         lr: learning rate :math:`\gamma`; a float, or a one-element tensor, which stays live:
             writing into it in place is seen by the next step. This, ``momentum``, ``dampening``
             and ``weight_decay`` can also follow a schedule of :mod:`fusedlr.schedules`.
