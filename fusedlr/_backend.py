@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import os
+import re
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -139,21 +142,36 @@ def _obstacle(engine: str, device_type: str) -> str | None:
 def _triton_obstacle(device_type: str) -> str | None:
     version = _triton_version()
     needed = f"Triton {'.'.join(map(str, _OLDEST_TRITON))} or newer"
-    if version is None:
+    if version is None or importlib.util.find_spec("triton") is None:
         return f"Triton is not installed; `pip install triton` ({needed})"
-    if tuple(map(int, version.split(".")[:2])) < _OLDEST_TRITON:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST_TRITON:
         return f"Triton {version} is too old; install {needed}"
-    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    is_interpreted = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+    if device_type == "cpu" and not is_interpreted:
         return (
             "on the CPU, Triton's kernels run in its interpreter only, for tests; set "
             "TRITON_INTERPRET=1 before Triton is imported"
         )
+    if device_type != "cpu" and is_interpreted:
+        return (
+            "TRITON_INTERPRET is set, and Triton's interpreter cannot read a GPU's memory; unset it"
+        )
+    if device_type != "cpu" and not any(
+        map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))
+    ):
+        return "Triton needs a C compiler to start: install gcc or clang, or name one in CC"
     return None
 
 
 @functools.cache
 def _triton_version() -> str | None:
-    for name in ("triton", "pytorch-triton-rocm", "triton-windows"):
+    for name in (
+        "triton",
+        "triton-rocm",
+        "pytorch-triton",
+        "pytorch-triton-rocm",
+        "triton-windows",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
     return None
@@ -204,7 +222,7 @@ def dtensor_class() -> type[Tensor] | None:
 
 def moves_numbers(backend: str | None = None) -> bool:
     """Whether an engine of ours moves the numbers of the groups, instead of torch's schedulers."""
-    return backend != "torch" and engine_for("cpu")[0] != "torch"
+    return extension is not None and (backend or forced_backend()) != "torch"
 
 
 def has_observers() -> bool:

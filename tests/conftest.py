@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import interpreter
+import own_process
 
 if interpreter.IS_CHOSEN:
     interpreter.prepare()
@@ -40,6 +41,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("collectonly"):
+        return
+    for item in session.items:
+        begin = getattr(getattr(item, "module", None), "begin", None)
+        if begin is not None:
+            begin(item)
+
+
+def pytest_sessionfinish() -> None:
+    own_process.end_runs()
 
 
 def _is_wanted(item: pytest.Item, config: pytest.Config) -> bool:

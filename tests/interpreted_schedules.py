@@ -1,6 +1,6 @@
 """Schedules, links and records on the kernels of Triton, interpreted: bits of torch, or of the CPU.
 
-For a process of its own, with ``TRITON_INTERPRET=1``: test_triton_schedules.py starts it.
+For a process of its own, with ``TRITON_INTERPRET=1``: test_triton_suite.py starts it.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ def _serve(connection: Connection) -> None:
         try:
             os.environ["FUSEDLR_BACKEND"] = backend
             join_group(rank, world_size, store)
-            connection.send((True, function(*arguments)))
+            result = function(*arguments)
             dist.destroy_process_group()
+            connection.send((True, result))
         except BaseException:
             # The group is broken, and with it this process.
             connection.send((False, traceback.format_exc()))
@@ -96,10 +97,10 @@ class RankProcesses:
             self._workers.append((process, ours))
         with tempfile.TemporaryDirectory() as folder:
             store = str(Path(folder) / "store")
-            for rank in range(world_size):
-                task = (rank, world_size, store, backend, function, arguments)
-                self._workers[rank][1].send(task)
             try:
+                for rank in range(world_size):
+                    task = (rank, world_size, store, backend, function, arguments)
+                    self._workers[rank][1].send(task)
                 return self._results(world_size)
             except BaseException:
                 self.stop()
@@ -115,7 +116,7 @@ class RankProcesses:
                     continue
                 try:
                     has_returned, results[rank] = connection.recv()
-                except EOFError as error:
+                except (EOFError, OSError) as error:
                     raise AssertionError(f"rank {rank} has died") from error
                 if not has_returned:
                     raise AssertionError(f"rank {rank}:\n{results[rank]}")

@@ -642,10 +642,10 @@ def test_a_cuda_device_without_an_engine_is_served_eagerly_with_a_warning(monkey
     training = Training(Setup())
     step = training.graphed()
     monkeypatch.setattr(step, "_device", torch.device("cuda:0"))
-    monkeypatch.setattr(_backend, "engine_for", lambda device_type: ("torch", "it is not built"))
+    monkeypatch.setattr(_backend, "engine_for", lambda *which: ("torch", "it is not built"))
     with pytest.warns(RuntimeWarning, match="runs eagerly on cuda:0, because it is not built"):
         assert not step._can_capture()
-    monkeypatch.setattr(_backend, "engine_for", lambda device_type: ("cuda", "compiled"))
+    monkeypatch.setattr(_backend, "engine_for", lambda *which: ("cuda", "compiled"))
     assert step._can_capture()
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of sharded runs, loaded by another number of processes; and a run that is killed."""
 
 import signal
+import time
 
 import pytest
 import torch
@@ -50,14 +51,20 @@ def test_load_state_dict_refuses_what_is_not_sharded_like_the_parameters(case, r
 def test_a_run_of_four_processes_that_is_killed_goes_on_with_two_to_the_same_end(tmp_path, ranks):
     store, folder = tmp_path / "store", tmp_path / "checkpoints"
     processes = [
-        context.Process(target=ranks_do.run_until_killed, args=(rank, 4, str(store), str(folder)))
+        context.Process(
+            target=ranks_do.run_until_killed, args=(rank, 4, str(store), str(folder)), daemon=True
+        )
         for rank in range(4)
     ]
     for process in processes:
         process.start()
     expected, *_ = ranks.run(4, ranks_do.uninterrupted)
+    deadline = time.monotonic() + TASK_SECONDS
+    while len(list(folder.glob("in_a_step_*"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
     for process in processes:
-        process.join(TASK_SECONDS)
+        process.kill()
+        process.join()
     assert [process.exitcode for process in processes] == 4 * [-signal.SIGKILL]
 
     results = ranks.run(2, ranks_do.resumed, str(folder))

@@ -6,20 +6,9 @@ second each, so these are the tests that give the most for their time.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 
-import fusedlr
-
-TESTS = Path(__file__).parent
-#: Where this process has found the package.
-PACKAGE = Path(fusedlr.__file__).parents[1]
+import own_process
 
 #: What is run in a process of its own: files, and which of their tests.
 PARTS: dict[str, tuple[list[str], str]] = {
@@ -45,39 +34,14 @@ PARTS: dict[str, tuple[list[str], str]] = {
 }
 
 
-def run(files: list[str], chosen: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
-        cwd=TESTS,
-        env={
-            **os.environ,
-            "FUSEDLR_BACKEND": "triton",
-            "TRITON_INTERPRET": "1",
-            "PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest,
-) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        of_tests = (getattr(item, "callspec", None) for item in request.session.items)
-        wanted = {spec.params.get("part") for spec in of_tests if spec is not None}
-        started = {name: pool.submit(run, *part) for name, part in PARTS.items() if name in wanted}
-        yield started
-        for one in started.values():
-            one.cancel()
+def begin(item: pytest.Function) -> None:
+    part = item.callspec.params["part"]
+    files, chosen = PARTS[part]
+    environment = {"FUSEDLR_BACKEND": "triton", "TRITON_INTERPRET": "1"}
+    own_process.begin_run(f"triton: {part}", files, chosen, environment)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_the_tests_of_other_engines_pass_on_interpreted_kernels(part, runs):
-    result = runs[part].result()
-    assert result.returncode == 0, result.stdout[-5000:]
-    assert " passed" in result.stdout
-    print(part, result.stdout.splitlines()[-1])
+def test_the_tests_of_other_engines_pass_on_interpreted_kernels(part):
+    own_process.check_run(f"triton: {part}")

@@ -174,7 +174,7 @@ void DeviceTable::flush_() {
     send();
   }
   send_links_();
-  if (found_inf_.defined() && found_inf_.device() != device_.place()) {
+  if (found_inf_.defined() && !is_readable(found_inf_)) {
     const double number = found_inf_.item().toDouble();
     found_inf_blob_.put_(device_, &number, sizeof(number));
   }
@@ -329,10 +329,15 @@ ScheduleFormula DeviceTable::put_formula_(const Expression& expression, DeviceBl
           reinterpret_cast<double*>(begin + code_size + tables_size)};
 }
 
+// Whether kernels can read a tensor; the host tells them of others.
+bool DeviceTable::is_readable(const at::Tensor& tensor) const {
+  return tensor.device() == device_.place() && !is_wrapper(tensor);
+}
+
 void DeviceTable::set_found_inf(at::Tensor tensor) {
   found_inf_ = std::move(tensor);
   tables_.found_inf = nullptr;
-  if (found_inf_.defined() && found_inf_.device() == device_.place()) {
+  if (found_inf_.defined() && is_readable(found_inf_)) {
     tables_.found_inf_dtype = storage_of(found_inf_, "found_inf");
     tables_.found_inf = found_inf_.const_data_ptr();
   } else if (found_inf_.defined()) {
@@ -354,10 +359,11 @@ void DeviceTable::finish_() { run_prologue_(/*begins=*/false, /*ends=*/true); }
 void DeviceTable::begin_launches_() {
   was_captured_ |= device_.is_capturing();
   is_ahead_ |= has_movers_;
-  for (const auto& [place, link] : links_) {  // a kernel may write it, in place
+  if (stream_.has_changed_(device_)) record_streams_();
+  if (!has_movers_) return;
+  for (const auto& [place, link] : links_) {  // a kernel writes it, in place
     if (!link.tensor.is_inference()) link.tensor.unsafeGetTensorImpl()->bump_version();
   }
-  if (stream_.has_changed_(device_)) record_streams_();
 }
 
 // What this table owns must not be freed before the current stream is done with it.

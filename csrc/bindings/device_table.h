@@ -124,6 +124,7 @@ class DeviceTable {
     at::Tensor tensor, source;
   };
 
+  bool is_readable(const at::Tensor& tensor) const;
   void allocate_();
   bool erase_link_(int64_t group, int64_t column);
   void record_streams_();

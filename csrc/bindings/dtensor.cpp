@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "bindings/tensor_access.h"
+
 namespace fusedlr {
 namespace {
 
@@ -18,7 +20,10 @@ Py_ssize_t offset_of_slot(PyTypeObject* type, const char* name) {
 }
 
 bool is_same(PyObject* spec, PyObject* other, const char* attribute) {
-  return py::handle(spec).attr(attribute).equal(py::handle(other).attr(attribute));
+  const auto value_of = [&](PyObject* one) {
+    return py::object(py::getattr(py::handle(one), attribute, py::none()));
+  };
+  return value_of(spec).equal(value_of(other));
 }
 
 py::object object_of(const at::Tensor& tensor) {
@@ -39,7 +44,9 @@ DTensorSlots::DTensorSlots(PyTypeObject* type)
 bool is_on_same_mesh(PyObject* spec, PyObject* other) { return is_same(spec, other, "mesh"); }
 
 bool is_placed_alike(PyObject* spec, PyObject* other) {
-  return spec == other || (is_on_same_mesh(spec, other) && is_same(spec, other, "placements"));
+  // The order of shards is something that not every version of torch knows.
+  return spec == other || (is_on_same_mesh(spec, other) && is_same(spec, other, "placements") &&
+                           is_same(spec, other, "shard_order"));
 }
 
 std::string describe_spec(PyObject* spec) {

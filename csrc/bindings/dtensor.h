@@ -43,11 +43,6 @@ class DTensorSlots {
   Py_ssize_t spec_offset_ = 0;
 };
 
-// Whether a tensor hides its elements behind a dispatch in Python, as DTensor does.
-inline bool is_wrapper(const at::Tensor& tensor) {
-  return tensor.key_set().has(c10::DispatchKey::Python);
-}
-
 // Whether tensors of these specs lie on the same mesh.
 bool is_on_same_mesh(PyObject* spec, PyObject* other);
 // Whether they lie there alike, part by part.

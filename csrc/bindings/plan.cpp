@@ -221,10 +221,12 @@ void Plan::set_state_(int64_t index, const c10::optional<at::Tensor>& step,
   record.num_states = static_cast<int8_t>(state.size());
   record.has_state = true;
   if (!step.has_value()) return;
-  const bool is_scalar = step->numel() == 1 && step->device() == place_;
+  const bool is_scalar = step->numel() == 1 && step->device() == place_ && !is_wrapper(*step);
   if (!is_scalar || (step->scalar_type() != at::kFloat && step->scalar_type() != at::kDouble)) {
-    fail("state 'step' of ", name_of(index), " must be one float32 or float64 on ", place_,
-         ", not ", step->scalar_type(), " of shape ", step->sizes(), " on ", step->device());
+    fail("state 'step' of ", name_of(index),
+         " must be a plain tensor of one float32 or float64 on ", place_, ", not ",
+         class_name(*step), " ", step->scalar_type(), " of shape ", step->sizes(), " on ",
+         step->device());
   }
   record.step = *step;
   record.step_type = step->dtype();
@@ -347,6 +349,11 @@ void Plan::check_class(size_t index, const at::Tensor& grad) const {
 }
 
 void Plan::collect_grads_() {
+  if (scattered_.empty()) return;
+  // Meanwhile Python runs: what was gathered must stay.
+  for (const int32_t index : tables_.active) {
+    held_grads_.push_back(tensors_[index].param->unsafeGetTensorImpl()->grad());
+  }
   for (const size_t index : scattered_) {
     const at::Tensor& grad = tensors_[index].param->unsafeGetTensorImpl()->grad();
     const at::Tensor collected = tensors_[index].is_sharded

@@ -97,7 +97,10 @@ ScheduleArgs args_of(const ScheduleCall& call) {
 at::Tensor find_metric_on(const Device& device, const py::object& metric) {
   if (!THPVariable_Check(metric.ptr())) return {};
   const at::Tensor tensor = THPVariable_Unpack(metric.ptr()).detach();
-  if (tensor.device() != device.place() || tensor.numel() != 1 || tensor.is_complex()) return {};
+  if (tensor.device() != device.place() || tensor.numel() != 1 || tensor.is_complex() ||
+      is_wrapper(tensor)) {
+    return {};
+  }
   Dtype dtype;
   return find_storage(tensor.scalar_type(), dtype) ? tensor : tensor.to(at::kDouble);
 }

@@ -53,9 +53,15 @@ inline const void* const_data_of(const c10::TensorImpl& impl) {
   return begin + impl.storage_offset() * static_cast<int64_t>(impl.dtype().itemsize());
 }
 
+// Whether a tensor hides its elements behind a dispatch in Python, as DTensor does: it has no data
+// of its own that could be read.
+inline bool is_wrapper(const at::Tensor& tensor) {
+  return tensor.key_set().has(c10::DispatchKey::Python);
+}
+
 // The number in a tensor of one element; without the dispatcher for the usual ones.
 inline double read_number(const at::Tensor& tensor) {
-  if (tensor.is_cpu() && tensor.numel() == 1) {
+  if (tensor.is_cpu() && tensor.numel() == 1 && !is_wrapper(tensor)) {
     if (tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
     if (tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
   }

@@ -144,7 +144,10 @@ class TritonDevice final : public Device {
   }
 
   static at::Tensor blob(void* memory, int64_t size, c10::Device place) {
-    return at::for_blob(memory, {size}).options(at::kByte).target_device(place).make_tensor();
+    return at::for_blob(memory, {size})
+        .options(at::TensorOptions(place).dtype(at::kByte))
+        .target_device(place)
+        .make_tensor();
   }
 
   at::Tensor scratch(int64_t size) const {

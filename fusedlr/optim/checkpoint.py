@@ -135,7 +135,8 @@ def check(table: GroupTable, saved_groups: list[dict[str, Any]], saved_state: An
 def check_sharding(saved_state: Any, params: Mapping[Any, Tensor]) -> None:
     """Raises ValueError if a tensor of a checkpoint is a DTensor and its parameter is not.
 
-    Or the other way round: one process alone cannot bring the one to the other.
+    Or the other way round, or if their meshes differ: one process alone cannot bring the one to the
+    other.
     """
     dtensor = _backend.dtensor_class()
     if dtensor is None:
@@ -144,9 +145,16 @@ def check_sharding(saved_state: Any, params: Mapping[Any, Tensor]) -> None:
         is_sharded = isinstance(params[key], dtensor)
         for name, value in saved_state[key].items():
             per_element = isinstance(value, Tensor) and value.shape == params[key].shape
-            if name == "step" or not per_element or isinstance(value, dtensor) == is_sharded:
+            if name == "step" or not per_element:
                 continue
             kinds = ("no DTensor", "one") if is_sharded else ("a DTensor", "none")
+            if isinstance(value, dtensor) and is_sharded:
+                meshes: Any = value.device_mesh, params[key].device_mesh  # type: ignore[attr-defined]
+                kinds = f"a DTensor on {meshes[0]}", f"one on {meshes[1]}"
+                if meshes[0] == meshes[1]:
+                    continue
+            elif isinstance(value, dtensor) == is_sharded:
+                continue
             raise ValueError(
                 f"{name!r} of parameter {key} in the loaded state dict is {kinds[0]}, but the "
                 f"parameter is {kinds[1]}; load it with "
@@ -231,7 +239,8 @@ def load_state_(
             else:
                 entries[name] = _load_entry(value, entries.get(name), param)
         if entries.completed_steps is not None:
-            entries.completed_steps.fill_(1)
+            has_been_used = any(isinstance(value, Tensor) for value in saved.values())
+            entries.completed_steps.fill_(1 if has_been_used else 0)
 
 
 def _reset_(entries: ParamState) -> None:

@@ -389,6 +389,8 @@ class GroupTable:
         # One tensor in several groups: a scheduler must be able to move each of them on its own, so
         # each gets a tensor that follows the user's until the group is written to itself.
         sharers = [other for other, given in self._given_lr.items() if given is tensor]
+        if sharers:
+            self.pull()  # what was written into it before belongs to all of them
         self._given_lr[index] = self._lr_tensors[index] = tensor
         if not sharers:
             self._tie((index, _LR), tensor, None)

@@ -12,8 +12,8 @@ from fusedlr.triton import update_kernel, write_kernels
 from fusedlr.triton.prologue_kernel import prologue_kernel
 from fusedlr.triton.schedule_kernel import schedule_kernel
 
-#: The warps of the one program that steps a clock or a scheduler: as many lanes work at a time as
-#: in the CUDA engine, for each row, group or formula.
+#: The warps of the one program that steps a clock or a scheduler: a thread for each of the lanes
+#: that work at a time, each on a row, a group or a formula.
 _PHASED_WARPS = 4
 
 

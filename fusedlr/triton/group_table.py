@@ -10,7 +10,6 @@ from fusedlr.triton.memory import load
 
 #: The rows of a table that the threads of one program share at a time; one for each thread.
 LANES = tl.constexpr(128)
-NUM_WARPS = 4
 
 
 @triton.jit

@@ -71,7 +71,6 @@ Rule = _namespace(_enums["Rule"])
 Schedule = _namespace(_enums["Schedule"])
 
 _constants = _LAYOUTS["constants"]
-MAX_OPERANDS = tl.constexpr(_constants["MAX_OPERANDS"])
 MAX_COEFFS = tl.constexpr(_constants["MAX_COEFFS"])
 CHUNK_ELEMENTS = tl.constexpr(_constants["CHUNK_ELEMENTS"])
 BASE_LR_COLUMN = tl.constexpr(_constants["BASE_LR_COLUMN"])

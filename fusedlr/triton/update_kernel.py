@@ -19,16 +19,6 @@ BLOCK = tl.constexpr(1024)
 NUM_WARPS = 4
 
 
-@triton.jit
-def load_addresses(row, count: tl.constexpr):
-    """Where the first operands of a row lie."""
-    if count == 0:
-        return ()
-    else:
-        last = load(row + layouts.TensorRow.data + 8 * (count - 1), tl.int64)
-        return load_addresses(row, count - 1) + (last,)
-
-
 # Where all operands are stored alike
 
 
