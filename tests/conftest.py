@@ -25,11 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="without a GPU, run on the CPU what can be run of its tests: finds mistakes in them",
     )
-    parser.addoption(
-        "--every-architecture",
-        action="store_true",
-        help="compile all of Triton's kernels for all architectures, not only some for two of them",
-    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,8 +52,6 @@ def pytest_sessionfinish() -> None:
 
 
 def _is_wanted(item: pytest.Item, config: pytest.Config) -> bool:
-    if item.get_closest_marker("every_architecture") is not None:
-        return bool(config.getoption("--every-architecture"))
     if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
         return True
     return bool(config.getoption("--rehearse")) and "place" in getattr(item, "fixturenames", ())

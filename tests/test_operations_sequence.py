@@ -120,7 +120,7 @@ class Training(RuleBasedStateMachine):
         group = self.pick_group(theirs, which)
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)
-        else:
+        elif group["lr"] != lr:  # an int stays one until a write changes it
             group["lr"] = float(lr)
 
     @rule(which=index, lr=lrs)

@@ -60,7 +60,7 @@ FUSEDLR_HOST_DEVICE void sync_link_(LiveLink& link, const StepTables& tables) {
 
 FUSEDLR_HOST_DEVICE void sync_links_(const StepTables& tables, int thread, int num_threads) {
   for (int64_t i = thread; i < tables.num_links; i += num_threads) {
-    if (tables.has(tables.links[i].place)) sync_link_(tables.links[i], tables);
+    sync_link_(tables.links[i], tables);
   }
 }
 
