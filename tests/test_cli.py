@@ -51,8 +51,11 @@ def without_typer(monkeypatch, *arguments):
 
 def test_info_is_there_without_typer(monkeypatch, capsys):
     without_typer(monkeypatch, "info")
-    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:2])
+    lines = capsys.readouterr().out.splitlines()[:2]
+    facts = dict(line.split(maxsplit=1) for line in lines)
     assert facts["torch"] == torch.__version__
+    # However wide the names are, the facts stand below each other.
+    assert len({line.index(facts[line.split()[0]]) for line in lines}) == 1
 
 
 def test_without_typer_other_commands_say_what_to_install(monkeypatch):

@@ -56,8 +56,7 @@ void Device::read(void* to, const void* from, int64_t size) {
   if (is_capturing()) {
     throw std::runtime_error(
         "a number of the device is asked for while a graph is being captured, which cannot wait "
-        "for "
-        "it; read it before or after the capture");
+        "for it; read it before or after the capture");
   }
   ++num_waits_;
   wait_for_(to, from, size);
